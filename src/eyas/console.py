@@ -1,0 +1,109 @@
+"""A run on the terminal: progress bars with ETA, or plain lines where there is no terminal, then the table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from eyas.graph import Node
+from eyas.pipeline import read_summary, run_recipe
+from eyas.recipe import Recipe, ReportStage
+from eyas.report.console import result_table
+from eyas.storage.context import Progress
+
+
+class _Bar:
+    """One stage's bar."""
+
+    def __init__(self, bars: RichProgress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def start(self, total: int, *, unit: str, done: int = 0) -> None:
+        self._bars.reset(self._task, total=total, completed=done, unit=unit, note="")
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self._bars.update(self._task, advance=amount, note=note)
+
+
+class _Lines:
+    """A line every 30 seconds, for logs."""
+
+    EVERY_S = 30.0
+
+    def __init__(self, console: Console, label: str) -> None:
+        self._console, self._label = console, label
+        self._total, self._done, self._unit, self._last = 0, 0, "", time.monotonic()
+
+    def start(self, total: int, *, unit: str, done: int = 0) -> None:
+        self._total, self._unit, self._done = total, unit, done
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self._done += amount
+        if time.monotonic() - self._last >= self.EVERY_S:
+            self._last = time.monotonic()
+            self._console.print(f"{self._label}: {self._done} of {self._total} {self._unit} {note}", highlight=False)
+
+
+def run_and_show(recipe: Recipe, *, recipe_text: str, workspace: Path, until: str | None) -> None:
+    """Run with progress on the terminal and end with the result table and the report's path."""
+    _quieten()
+    console = Console()
+    started = time.monotonic()
+    bars = RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+    @contextmanager
+    def progress(node: Node, number: int, total: int) -> Iterator[Progress]:
+        label = f"{number:>2}/{total} {node.name}"
+        begun = time.monotonic()
+        if console.is_terminal:
+            task = bars.add_task(label, total=None, unit="", note="")
+            yield _Bar(bars, task)
+            bars.update(task, note="")
+        else:
+            yield _Lines(console, label)
+            console.print(f"{label}: done in {time.monotonic() - begun:.1f} s", highlight=False)
+
+    with bars:
+        done = run_recipe(recipe, recipe_text=recipe_text, workspace=workspace, progress=progress, until=until)
+    run = workspace / recipe.name
+    if until is None and any(isinstance(stage, ReportStage) for stage in recipe.stages):
+        console.print(result_table(read_summary(run)))
+        console.print(f"Report: {run / 'report.html'}", highlight=False, soft_wrap=True)
+    else:
+        for name, artifact in done.items():
+            if until is not None and (name == until or name.startswith(f"{until}.")):
+                console.print(f"{name}: {artifact.path}", highlight=False, soft_wrap=True)
+    console.print(f"{time.monotonic() - started:.0f} s in all.", highlight=False)
+
+
+def _quieten() -> None:
+    """Libraries' progress bars and advisories would tear ours; errors still come as exceptions."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")

@@ -1,0 +1,1 @@
+"""Floor 2: making and scoring token sequences in bulk."""

@@ -1,0 +1,43 @@
+"""What makes and scores token sequences in bulk; `transformers` is the embedded one, others fit the same calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from eyas.recipe import SamplingSpec
+from eyas.records import FinishReason, TeacherScores
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to sample."""
+
+    prompt_ids: Ids
+    seed: int
+    """Of this request's own random stream; equal seeds give equal completions under equal execution settings."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sampled completion."""
+
+    completion_ids: Ids
+    logprobs: list[float]
+    """Log-probability (nats) of each id under the distribution it was drawn from; 0 when greedy."""
+    finish_reason: FinishReason
+
+
+class Engine(Protocol):
+    """See the module."""
+
+    def generate(self, requests: Sequence[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
+        """Completions in the order of the requests; one that reaches the length limit gets no stop id."""
+
+    def score(
+        self, sequences: Sequence[tuple[Ids, Ids]], *, top_k: int, mass: float, temperature: float
+    ) -> list[TeacherScores]:
+        """The model's top-k on the completion tokens of (prompt ids, completion ids), in order."""

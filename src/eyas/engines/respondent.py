@@ -1,0 +1,81 @@
+"""A model that answers examples: prompts rendered, completions sampled, parsed and graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from eyas.engines.base import Request, Sampled
+from eyas.engines.transformers import TransformersEngine
+from eyas.grading import extract_answer, grade
+from eyas.recipe import ExecutionSpec, SamplingSpec, ThinkingSpec
+from eyas.records import Example, Mode, SequenceRecord, Source, seed_for
+from eyas.storage.models import device_of, load_model
+from eyas.storage.tokenization import decode_completion, encode_prompt, load_tokenizer, stop_ids
+from eyas.thinking import parse_completion
+
+Job = tuple[Example, Mode, int]
+"""An example, a mode and the number of the sample."""
+
+
+@dataclass(frozen=True)
+class Respondent:
+    """An engine with the tokenizer and thinking format that turn examples into tokens and back."""
+
+    engine: TransformersEngine
+    tokenizer: PreTrainedTokenizerBase
+    stop: tuple[int, ...]
+    thinking: ThinkingSpec
+
+    def answer(
+        self, jobs: Sequence[Job], *, sampling: SamplingSpec, source: Source, seed: tuple[object, ...]
+    ) -> list[SequenceRecord]:
+        """One graded sequence per job, in order; a job's random stream is a hash of (seed, example, mode, sample)."""
+        requests = [
+            Request(
+                prompt_ids=encode_prompt(self.tokenizer, example, mode, thinking=self.thinking),
+                seed=seed_for(*seed, example.id, mode, sample),
+            )
+            for example, mode, sample in jobs
+        ]
+        results = self.engine.generate(requests, sampling=sampling, stop=self.stop)
+        return [
+            self._record(job, request.prompt_ids, result, source=source, sampled=sampling.temperature > 0)
+            for job, request, result in zip(jobs, requests, results, strict=True)
+        ]
+
+    def _record(
+        self, job: Job, prompt_ids: list[int], result: Sampled, *, source: Source, sampled: bool
+    ) -> SequenceRecord:
+        example, mode, sample = job
+        text = decode_completion(self.tokenizer, result.completion_ids, stop=self.stop)
+        answer = parse_completion(text, thinking=self.thinking).answer
+        cut = result.finish_reason == "length"
+        verdict = None if example.answer is None else 0.0 if cut else grade(answer, example)
+        return SequenceRecord(
+            example_id=example.id,
+            sample=sample,
+            mode=mode,
+            source=source,
+            prompt_ids=prompt_ids,
+            completion_ids=result.completion_ids,
+            finish_reason=result.finish_reason,
+            sampling_logprobs=result.logprobs if sampled else [],
+            text=text,
+            answer=None if cut else extract_answer(answer, grader=example.grader),
+            grade=verdict,
+        )
+
+
+def load_respondent(path: Path, *, thinking: ThinkingSpec, execution: ExecutionSpec) -> Respondent:
+    """The model in a Hugging Face directory, ready to answer.
+
+    Raises: ModelError, if it cannot be loaded.
+    """
+    tokenizer = load_tokenizer(path)
+    model = load_model(path, device=device_of(execution))
+    engine = TransformersEngine(model, execution=execution)
+    return Respondent(engine=engine, tokenizer=tokenizer, stop=stop_ids(tokenizer, path), thinking=thinking)

@@ -1,0 +1,185 @@
+"""What a stage will roughly cost: tokens, seconds, disk, memory. Arithmetic on shapes, no measuring here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from eyas.recipe import (
+    DistillStage,
+    EvaluateStage,
+    ExecutionSpec,
+    PrepareStage,
+    RolloutStage,
+    ScoreStage,
+    SftStage,
+    Stage,
+)
+from eyas.records import Mode
+
+TRAIN_EFFICIENCY = 0.4
+"""Share of the measured matrix-multiply speed that training reaches; small models on CPU measured 0.2 to 0.6."""
+STEP_OVERHEAD_S = 0.012
+"""Python and kernel-launch time of one forward pass, which dominates below ten million parameters."""
+BYTES_PER_TRAINED_PARAMETER = 16
+"""Weights, gradients and two AdamW moments in fp32."""
+BYTES_PER_SCORE_ENTRY = 4.5
+"""A cached top-k entry on disk after zstd: id, log-prob, its share of the columns."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Shape of a model as far as cost depends on it."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    kv_width: int
+    """Key-value heads times head dimension."""
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was probed: matrix-multiply speed, memory in all."""
+
+    flop_per_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected cost of a stage."""
+
+    sequences: int = 0
+    tokens: int = 0
+    """Prompt and completion tokens that go through a model."""
+    seconds: float = 0.0
+    disk_bytes: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean tokens of a sample, by mode."""
+
+    prompt: Mapping[Mode, float]
+    completion: Mapping[Mode, float]
+
+    def sequence(self, mode: Mode) -> float:
+        """Mean tokens of prompt and completion."""
+        return self.prompt[mode] + self.completion[mode]
+
+
+class Estimator:
+    """Walks the expanded stages in order and remembers what later stages multiply."""
+
+    def __init__(
+        self, *, sizes: Mapping[str, ModelSize], lengths: Lengths, machine: Machine, execution: ExecutionSpec
+    ) -> None:
+        self._sizes = dict(sizes)
+        self._lengths, self._machine, self._execution = lengths, machine, execution
+        self._examples: dict[str, PrepareStage] = {}
+        self._made: dict[str, Estimate] = {}
+
+    def estimate(self, stage: Stage, *, matched: tuple[str, ...] = ()) -> Estimate:
+        """Cost of the next stage; `matched` are the stages whose tokens or seconds it must equal."""
+        made = Estimate()
+        if isinstance(stage, PrepareStage):
+            self._examples[stage.name] = stage
+            count = stage.labelled + stage.unlabelled + stage.validation + stage.test + stage.off_task_count
+            made = Estimate(sequences=count, seconds=count * 1e-4, disk_bytes=count * 100)
+        elif isinstance(stage, SftStage | DistillStage):
+            made = self._training(stage, matched)
+            self._sizes[stage.name] = self._sizes[stage.model]
+        elif isinstance(stage, RolloutStage):
+            made = self._rollout(stage)
+        elif isinstance(stage, ScoreStage):
+            made = self._score(stage)
+        elif isinstance(stage, EvaluateStage):
+            made = self._evaluation(stage)
+        self._made[stage.name] = made
+        return made
+
+    def _training(self, stage: SftStage | DistillStage, matched: tuple[str, ...]) -> Estimate:
+        size = self._sizes[stage.model]
+        data = self._examples[stage.data]
+        modes = stage.modes or {"reasoning": 1.0, "fast": 1.0}
+        mean = sum(share * self._lengths.sequence(mode) for mode, share in modes.items()) / sum(modes.values())
+        source = stage.scores if isinstance(stage, DistillStage) else stage.sequences
+        available = self._made[source].sequences if source else data.labelled * len(modes)
+        steps = stage.training.steps or max(
+            1, round(available * (stage.training.epochs or 1) / stage.training.batch_size)
+        )
+        tokens = round(steps * stage.training.batch_size * mean)
+        if isinstance(stage, SftStage) and stage.match_tokens:
+            tokens = sum(self._made[name].tokens for name in matched if name in self._sizes)
+        seconds = self._forward_seconds(size, tokens, mean) * 3
+        if isinstance(stage, SftStage) and stage.match_seconds:
+            seconds, tokens = self._match_seconds(matched, seconds, tokens)
+        activations = self._execution.micro_batch_size * mean * (size.layers * size.hidden * 68 + size.vocabulary * 4)
+        return Estimate(
+            sequences=round(tokens / mean),
+            tokens=tokens,
+            seconds=seconds,
+            disk_bytes=size.parameters * (4 + 2 * 12),
+            memory_bytes=round(size.parameters * BYTES_PER_TRAINED_PARAMETER + activations),
+        )
+
+    def _match_seconds(self, matched: tuple[str, ...], seconds: float, tokens: int) -> tuple[float, int]:
+        wanted = sum(self._made[name].seconds for name in matched)
+        return wanted, round(tokens * wanted / seconds) if seconds else tokens
+
+    def _rollout(self, stage: RolloutStage) -> Estimate:
+        data = self._examples[stage.data]
+        counts = {"labelled": data.labelled, "unlabelled": data.unlabelled, "validation": data.validation}
+        prompts = counts.get(stage.prompts, data.labelled + data.unlabelled)
+        prompts = min(prompts, stage.count or prompts)
+        per_mode = prompts * stage.samples_per_prompt
+        if stage.prefix == "label":
+            return Estimate(sequences=per_mode * len(stage.modes), seconds=1.0)
+        return self._generation(self._sizes[stage.model], dict.fromkeys(stage.modes, per_mode))
+
+    def _evaluation(self, stage: EvaluateStage) -> Estimate:
+        data = self._examples[stage.data]
+        prompts = data.test + (data.off_task_count if data.off_task else 0)
+        (model,) = stage.models.values()
+        return self._generation(self._sizes[model], dict.fromkeys(stage.modes, prompts))
+
+    def _generation(self, size: ModelSize, prompts: Mapping[Mode, int]) -> Estimate:
+        batch = self._execution.generation_batch_size
+        seconds = 0.0
+        tokens = 0.0
+        for mode, count in prompts.items():
+            steps = self._lengths.completion[mode] * 1.5 * count / batch
+            step_s = max(STEP_OVERHEAD_S, 2 * size.parameters * batch / (self._machine.flop_per_s * TRAIN_EFFICIENCY))
+            seconds += steps * step_s
+            tokens += count * self._lengths.sequence(mode)
+        longest = max(self._lengths.sequence(mode) for mode in prompts)
+        cache = batch * longest * 2 * size.layers * size.kv_width * 4
+        return Estimate(
+            sequences=sum(prompts.values()),
+            tokens=round(tokens),
+            seconds=seconds,
+            disk_bytes=round(tokens * 6),
+            memory_bytes=round(size.parameters * 4 + cache * 2),
+        )
+
+    def _score(self, stage: ScoreStage) -> Estimate:
+        made = self._made[stage.sequences]
+        size = self._sizes[stage.model]
+        mean = made.tokens / made.sequences if made.sequences else 1.0
+        tokens = made.tokens or round(made.sequences * max(map(self._lengths.sequence, self._lengths.prompt)))
+        logits = self._execution.scoring_batch_size * mean * size.vocabulary * 4
+        return Estimate(
+            sequences=made.sequences,
+            tokens=tokens,
+            seconds=self._forward_seconds(size, tokens, mean),
+            disk_bytes=round(tokens * 0.7 * (stage.top_k * BYTES_PER_SCORE_ENTRY + 8)),
+            memory_bytes=round(size.parameters * 4 + 2 * logits),
+        )
+
+    def _forward_seconds(self, size: ModelSize, tokens: int, mean: float) -> float:
+        passes = tokens / (mean * self._execution.micro_batch_size)
+        compute = 2 * size.parameters * tokens / (self._machine.flop_per_s * TRAIN_EFFICIENCY)
+        return compute + passes * STEP_OVERHEAD_S

@@ -1,0 +1,41 @@
+"""Answers that are a number or a short text."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from eyas.records import Example
+
+_NUMBER = re.compile(r"[-−]?\$?\d[\d,]*(?:\.\d+)?|[-−]?\.\d+")
+
+
+def extract_numeric(text: str) -> str | None:
+    """The last number of the text in plain decimal notation: "so $1,200.50" -> "1200.5"; None if there is none.
+
+    Not symbolic mathematics: fractions and units are not understood.
+    """
+    found = _NUMBER.findall(text)
+    if not found:
+        return None
+    number = Decimal(found[-1].replace("−", "-").replace("$", "").replace(",", ""))
+    plain = f"{number:f}"
+    plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
+    return "0" if plain in ("-0", "") else plain
+
+
+def extract_exact(text: str) -> str | None:
+    """The text with runs of white space made one space; None if nothing is left."""
+    return " ".join(text.split()) or None
+
+
+def grade_numeric(text: str, example: Example) -> float:
+    """1.0 if the last number of the text equals the reference's last number."""
+    found = extract_numeric(text)
+    return float(found is not None and found == extract_numeric(example.answer or ""))
+
+
+def grade_exact(text: str, example: Example) -> float:
+    """1.0 if the texts are equal up to white space and case."""
+    found, wanted = extract_exact(text), extract_exact(example.answer or "")
+    return float(found is not None and wanted is not None and found.casefold() == wanted.casefold())

@@ -1,0 +1,134 @@
+"""What a recipe amounts to: nodes with fingerprints, and which of them are already done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eyas import grading
+from eyas.errors import CorruptArtifact, RecipeError
+from eyas.recipe import ModelSpec, Recipe, ReportStage, SftStage, Stage, expand, training_rounds
+from eyas.storage.artifacts import MANIFEST, Artifact, open_artifact
+from eyas.storage.models import identity
+
+MODEL_VERSION = 1
+"""Version of how a model spec becomes weights."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artifact that a run needs, made by a stage or, for `student` and `teacher`, from a model spec."""
+
+    name: str
+    stage: Stage | ModelSpec
+    fingerprint: str
+    directory: Path
+    inputs: Mapping[str, str]
+    """Field -> name of the node it reads."""
+    rounds: tuple[str, ...] = ()
+    """For a token or time match: names of the nodes to match."""
+
+    @property
+    def type(self) -> str:
+        """The stage's type, `model` for a model spec."""
+        return "model" if isinstance(self.stage, ModelSpec) else self.stage.type
+
+    @property
+    def version(self) -> int:
+        """Version of the code that makes it, part of the fingerprint."""
+        return MODEL_VERSION if isinstance(self.stage, ModelSpec) else self.stage.version
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What of the stage's config decides its result: without its name and without the names it refers to."""
+        if isinstance(self.stage, ModelSpec):
+            return self.stage.model_dump(by_alias=True, mode="json")
+        return _deciding_config(self.stage)
+
+    def finished(self) -> Artifact | None:
+        """The finished artifact, None if it has yet to be made (or its manifest cannot be read)."""
+        if not (self.directory / MANIFEST).is_file():
+            return None
+        try:
+            return open_artifact(self.directory)
+        except CorruptArtifact:
+            return None
+
+
+def _deciding_config(stage: Stage) -> dict[str, Any]:
+    config = stage.model_dump(by_alias=True, mode="json")
+    for field in ("name", "model", "data", "sequences", "scores", "divergence_scores"):
+        config.pop(field, None)
+    if stage.type == "evaluate":
+        config["models"] = sorted(config["models"])
+    if stage.type == "distill":
+        for field in ("rounds", "rollout", "score", "prefix"):
+            config.pop(field)
+    if stage.type in ("sft", "distill"):
+        config["curriculum"] = {k: v for k, v in config["curriculum"].items() if k in ("order", "weight")}
+    for field in ("match_tokens", "match_seconds"):
+        if config.get(field) is not None:
+            config[field] = True
+    return config
+
+
+def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
+    """All nodes in the order they run, models first. Nothing is read but model identities.
+
+    A fingerprint hashes the stage's type, version and deciding config, the recipe's seed and thinking
+    format, the graders' version, and the fingerprints of everything it reads; never `execution`.
+    """
+    stages = expand(recipe)
+    nodes: dict[str, Node] = {}
+    specs = {"student": recipe.student} | ({"teacher": recipe.teacher} if recipe.teacher is not None else {})
+    for name, spec in specs.items():
+        seed = recipe.seed if spec.config is not None else None
+        content = {"identity": identity(spec), "spec": spec.model_dump(by_alias=True, mode="json"), "seed": seed}
+        nodes[name] = _node(name, spec, content, {}, workspace=workspace)
+    for stage in stages:
+        inputs = {field: name for field, (name, _) in stage.references().items()}
+        inputs |= {
+            field.replace("scores", "sequences"): nodes[name].inputs["sequences"]
+            for field, name in inputs.items()
+            if field.startswith("scores")
+        }
+        if isinstance(stage, ReportStage):
+            inputs = {name: name for name in nodes}
+        matched = (stage.match_tokens or stage.match_seconds) if isinstance(stage, SftStage) else None
+        rounds = tuple(found.name for found in training_rounds(stages, matched)) if matched else ()
+        if matched and not rounds:
+            raise RecipeError(
+                f"stage {stage.name!r}: {matched!r} is no stage that trains, so there is nothing to match."
+            )
+        content = {
+            "type": stage.type,
+            "version": stage.version,
+            "config": _deciding_config(stage),
+            "inputs": {field: nodes[name].fingerprint for field, name in inputs.items()},
+            "seed": recipe.seed,
+            "thinking": recipe.thinking.model_dump(mode="json"),
+            "grading": grading.VERSION,
+        }
+        if isinstance(stage, ReportStage):
+            content["recipe"] = recipe.model_dump(by_alias=True, mode="json", exclude={"execution"})
+        nodes[stage.name] = _node(stage.name, stage, content, inputs, rounds=rounds, workspace=workspace)
+    return list(nodes.values())
+
+
+def _node(
+    name: str,
+    stage: Stage | ModelSpec,
+    content: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    workspace: Path,
+    rounds: tuple[str, ...] = (),
+) -> Node:
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    kind = "model" if isinstance(stage, ModelSpec) else stage.type
+    directory = workspace / "artifacts" / f"{kind}-{fingerprint}"
+    return Node(name, stage, fingerprint, directory, dict(inputs), rounds)

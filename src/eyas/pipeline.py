@@ -1,0 +1,196 @@
+"""Run a recipe: every node that is not done, in order, each sealed by its manifest; then link the run together."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from eyas.errors import ArtifactError, RecipeError
+from eyas.graph import Node, build_graph
+from eyas.preflight import check_recipe_pair
+from eyas.recipe import ModelSpec, Recipe, ReportStage
+from eyas.storage.artifacts import (
+    CLOCK,
+    MANIFEST,
+    Artifact,
+    StageClock,
+    atomic_path,
+    damaged_files,
+    disk_errors,
+    open_artifact,
+    read_json,
+    seal,
+    write_json,
+)
+from eyas.storage.context import Progress, StageContext
+from eyas.storage.hardware import describe_hardware
+from eyas.storage.locks import locked
+from eyas.storage.models import materialise, parameter_count, set_threads, weight_bytes
+
+ProgressFactory = Callable[[Node, int, int], AbstractContextManager[Progress]]
+"""(node, its number, number of nodes) -> a progress bar for as long as the stage runs."""
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    recipe_text: str,
+    workspace: Path,
+    progress: ProgressFactory,
+    until: str | None = None,
+) -> dict[str, Artifact]:
+    """Make everything the recipe needs that does not exist yet, up to and with stage `until`.
+
+    Returns: node name -> artifact.
+    Raises: EyasError; everything finished before it is kept and found again by the same command.
+    """
+    run = workspace / recipe.name
+    with locked(run, purpose=f"run {recipe.name}"), disk_errors(run):
+        set_threads(recipe.execution)
+        nodes = build_graph(recipe, workspace=workspace)
+        wanted = _needed(nodes, until)
+        with atomic_path(run / "recipe.yaml") as draft:
+            draft.write_text(recipe_text)
+        write_json(run / "resolved.json", recipe.model_dump(by_alias=True, mode="json"))
+        done: dict[str, Artifact] = {}
+        for number, node in enumerate(wanted, start=1):
+            done[node.name] = _finish(node, recipe, done, lambda: progress(node, number, len(wanted)))  # noqa: B023
+            if node.name in ("student", "teacher") and all(name in done for name in _specs(nodes)):
+                check_recipe_pair(recipe, {name: done[name].path / "model" for name in _specs(nodes)})
+            write_json(run / "index.json", {name: os.path.relpath(made.path, run) for name, made in done.items()})
+        _link_models(run, wanted, done)
+        _publish_report(run, wanted, done)
+        return done
+
+
+def _specs(nodes: Sequence[Node]) -> list[str]:
+    return [node.name for node in nodes if isinstance(node.stage, ModelSpec)]
+
+
+def _needed(nodes: Sequence[Node], until: str | None) -> list[Node]:
+    """All nodes, or those that `until` names, by stage type, stage name or recipe entry, and all that they read.
+
+    Raises: RecipeError, if it names none.
+    """
+    if until is None:
+        return list(nodes)
+    by_name = {node.name: node for node in nodes}
+    stack = [node.name for node in nodes if until in (node.type, node.name) or node.name.startswith(f"{until}.")]
+    if not stack:
+        raise RecipeError(f"no stage {until!r} in this recipe; stages: {', '.join(by_name)}.")
+    keep = set(_specs(nodes))
+    while stack:
+        name = stack.pop()
+        if name not in keep:
+            keep.add(name)
+            stack += [*by_name[name].inputs.values(), *by_name[name].rounds]
+    return [node for node in nodes if node.name in keep]
+
+
+def _finish(
+    node: Node,
+    recipe: Recipe,
+    done: Mapping[str, Artifact],
+    progress: Callable[[], AbstractContextManager[Progress]],
+) -> Artifact:
+    with locked(node.directory, purpose=f"{node.type} {node.name}"):
+        made = node.finished()
+        if made is not None and not discard_damage(made):
+            return made
+        (node.directory / MANIFEST).unlink(missing_ok=True)
+        clock = StageClock(node.directory)
+        with progress() as bar:
+            facts = _make(node, recipe, done, clock, bar)
+        made = seal(
+            node.directory,
+            stage=node.type,
+            fingerprint=node.fingerprint,
+            config=node.config,
+            inputs={field: done[name].fingerprint for field, name in node.inputs.items()},
+            facts=facts,
+            seconds=clock.seconds,
+            made_on=describe_hardware(recipe.execution),
+        )
+        (node.directory / CLOCK).unlink(missing_ok=True)
+        shutil.rmtree(node.directory / "checkpoints", ignore_errors=True)
+        gc.collect()
+        return made
+
+
+def _make(
+    node: Node, recipe: Recipe, done: Mapping[str, Artifact], clock: StageClock, bar: Progress
+) -> Mapping[str, Any]:
+    if isinstance(node.stage, ModelSpec):
+        bar.start(1, unit="model")
+        materialise(node.stage, node.directory, seed=recipe.seed)
+        path = node.directory / "model"
+        return {"parameters": parameter_count(path), "bytes": weight_bytes(path)}
+    stage = importlib.import_module(f"eyas.stages.{node.type}")
+    context = StageContext(
+        recipe=recipe,
+        directory=node.directory,
+        inputs={field: done[name] for field, name in node.inputs.items()},
+        clock=clock,
+        progress=bar,
+        rounds=tuple(done[name] for name in node.rounds),
+    )
+    facts: Mapping[str, Any] = stage.run(node.stage, context)
+    return facts
+
+
+def discard_damage(artifact: Artifact) -> bool:
+    """Delete files that do not match their checksum, so that the stage redoes just these; True if there were any."""
+    damaged = damaged_files(artifact)
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return bool(damaged)
+
+
+def _link_models(run: Path, nodes: Sequence[Node], done: Mapping[str, Artifact]) -> None:
+    """`models/ROLE` links to the weights behind each role of the evaluation."""
+    by_name = {node.name: node for node in nodes}
+    for node in nodes:
+        if node.type != "evaluate" or node.name not in done:
+            continue
+        for field, name in by_name[node.name].inputs.items():
+            if field.startswith("model:"):
+                link = run / "models" / field.removeprefix("model:")
+                link.parent.mkdir(exist_ok=True)
+                with atomic_path(link) as draft:
+                    draft.symlink_to(os.path.relpath(done[name].path / "model", link.parent), target_is_directory=True)
+
+
+def _publish_report(run: Path, nodes: Sequence[Node], done: Mapping[str, Artifact]) -> None:
+    for node in nodes:
+        if isinstance(node.stage, ReportStage) and node.name in done:
+            for name in ("report.html", "summary.json"):
+                with atomic_path(run / name) as draft:
+                    shutil.copyfile(done[node.name].path / name, draft)
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The run's `summary.json`.
+
+    Raises: ArtifactError, if the run has none yet.
+    """
+    summary: dict[str, Any] = read_json(run / "summary.json")
+    return summary
+
+
+def run_model(run: Path, role: str) -> Path:
+    """Directory of a run's model by role.
+
+    Raises: ArtifactError, listing the roles there are.
+    """
+    link = run / "models" / role
+    if not link.is_dir():
+        found = sorted(path.name for path in (run / "models").glob("*")) if (run / "models").is_dir() else []
+        raise ArtifactError(f"{run}: no model {role!r}; found: {', '.join(found) or 'none, the run has not finished'}.")
+    open_artifact(link.resolve().parent)
+    return link

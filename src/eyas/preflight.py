@@ -1,0 +1,59 @@
+"""Check, before any work, that a recipe's student, teacher, thinking format and data fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from eyas.recipe import DistillStage, EvaluateStage, PrepareStage, Recipe, RolloutStage, expand
+from eyas.records import MODES, Example, Mode
+from eyas.storage.preflight import PairReport, check_pair
+from eyas.tasks import load_examples
+
+SAMPLE = 16
+"""Examples that are rendered and tokenised as a sample."""
+
+
+def check_recipe_pair(recipe: Recipe, paths: Mapping[str, Path]) -> PairReport:
+    """Compare the pair on a sample of the recipe's own data; without a teacher the student is checked against itself.
+
+    Raises: PairMismatch, ModelError, DataError.
+    """
+    return check_pair(
+        paths["student"],
+        paths.get("teacher", paths["student"]),
+        thinking=recipe.thinking,
+        examples=sample_examples(recipe),
+        modes=recipe_modes(recipe),
+        longest_completion=longest_completion(recipe),
+    )
+
+
+def sample_examples(recipe: Recipe) -> list[Example]:
+    """A few training examples of the recipe's first prepare stage."""
+    for stage in recipe.stages:
+        if isinstance(stage, PrepareStage):
+            return list(load_examples(stage.source, split="train", count=SAMPLE, seed=recipe.seed))
+    return []
+
+
+def recipe_modes(recipe: Recipe) -> tuple[Mode, ...]:
+    """The modes that any stage trains, samples or evaluates."""
+    used: set[Mode] = set()
+    for stage in expand(recipe):
+        modes = getattr(stage, "modes", None)
+        used |= set(modes or ())
+    return tuple(mode for mode in MODES if mode in used)
+
+
+def longest_completion(recipe: Recipe) -> int:
+    """The largest `max_completion_tokens` of the recipe's sampling stages; 1 if nothing is sampled."""
+    lengths = [
+        stage.sampling.max_completion_tokens
+        for stage in expand(recipe)
+        if isinstance(stage, RolloutStage | EvaluateStage)
+    ]
+    lengths += [
+        stage.rollout.sampling.max_completion_tokens for stage in recipe.stages if isinstance(stage, DistillStage)
+    ]
+    return max(lengths, default=1)

@@ -1,0 +1,252 @@
+"""The parts that recipes are made of: models, thinking formats, data sources, training, sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from eyas.records import Mode
+
+
+class Spec(BaseModel):
+    """Base of everything in a recipe: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+
+
+class ModelSpec(Spec):
+    """A causal language model. A plain string is short for `{from: STRING}`."""
+
+    from_: str | None = Field(default=None, alias="from")
+    """Hub id, local directory, `builtin:nano-student`, `builtin:nano-teacher` or `builtin:smollm2-135m`."""
+    keep_layers: int | None = Field(default=None, ge=1)
+    """Depth-prune to this many layers, evenly spaced, the first and the last kept."""
+    config: dict[str, Any] | None = None
+    """Random initialisation from this `transformers` config (must hold `model_type`), instead of `from`."""
+    tokenizer: str | None = None
+    """Where the tokenizer comes from; by default the model itself. Required with `config`."""
+    revision: str | None = None
+    """Hub revision (commit, tag or branch)."""
+    trust_remote_code: bool = False
+    """Let the hub repository's own Python code run. Off unless you have read that code."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Numeric type of the weights in memory."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        if (self.from_ is None) == (self.config is None):
+            raise ValueError("a model needs exactly one of `from` and `config`")
+        if self.config is not None and self.tokenizer is None:
+            raise ValueError("a model made from `config` needs `tokenizer`")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` needs `model_type`, for instance llama")
+        return self
+
+
+def _as_model_spec(value: object) -> object:
+    return {"from": value} if isinstance(value, str) else value
+
+
+Model = Annotated[ModelSpec, BeforeValidator(_as_model_spec)]
+
+
+class ThinkingSpec(Spec):
+    """How a model is told to think or not, and how its thinking is marked."""
+
+    open: str = "<think>\n"
+    """Text that opens a thinking block."""
+    close: str = "\n</think>\n\n"
+    """Text that closes a thinking block."""
+    switch: str = ""
+    """Text appended to the last user message in fast mode (`/no_think` for openPangu)."""
+    template_argument: str | None = None
+    """Chat-template variable that is set true for reasoning and false for fast (`enable_thinking` for Qwen3)."""
+    empty: Literal["prompt", "completion", "none"] = "prompt"
+    """Where a fast answer's empty block stands: appended to the prompt by us, written by the model
+    itself, or nowhere because the chat template or nobody writes it."""
+
+
+THINKING_FORMATS: dict[str, ThinkingSpec] = {
+    "plain": ThinkingSpec(),
+    "qwen3": ThinkingSpec(template_argument="enable_thinking", empty="none"),
+    "pangu": ThinkingSpec(open="[unused16]", close="[unused17]", switch=" /no_think", empty="completion"),
+}
+"""plain: any model, we write the empty block. qwen3: the template does (Qwen3 model card).
+pangu: openPangu-Embedded's card (`/no_think`, the pair [unused16] [unused17])."""
+
+
+def _as_thinking(value: object) -> object:
+    if isinstance(value, str):
+        if value not in THINKING_FORMATS:
+            raise ValueError(f"unknown thinking format {value!r}; known: {', '.join(THINKING_FORMATS)}")
+        return THINKING_FORMATS[value]
+    return value
+
+
+Thinking = Annotated[ThinkingSpec, BeforeValidator(_as_thinking)]
+
+
+class ArithmeticSource(Spec):
+    """Chains of additions and subtractions of two-digit numbers, generated; the embedded pair's task."""
+
+    type: Literal["arithmetic"]
+    terms: tuple[int, ...] = (2, 3)
+    """How many numbers a chain may have."""
+
+
+class WordsSource(Spec):
+    """Letters of a made-up word in reverse, generated; the embedded pair's off-task."""
+
+    type: Literal["words"]
+
+
+class ReasoningGymSource(Spec):
+    """Tasks of the `reasoning-gym` package, graded by its own verifier."""
+
+    type: Literal["reasoning_gym"]
+    tasks: dict[str, dict[str, Any]]
+    """Task name to its configuration; drawn in equal shares."""
+
+
+class FileSource(Spec):
+    """JSON Lines, one object per line: `question`/`answer`, `prompt`/`completion` or chat `messages`."""
+
+    type: Literal["file"]
+    path: str
+    """Training and validation examples (and test ones, unless `test_path` is given)."""
+    test_path: str | None = None
+    """Test examples; without it 10 % of `path`, by hash of the problem, are held out."""
+    grader: str = "numeric"
+    """How answers are checked: `numeric` or `exact`."""
+
+
+class HubSource(Spec):
+    """A data set on the Hugging Face hub, in the same schemas as a file (extra `eyas[hub]`)."""
+
+    type: Literal["hub"]
+    id: str
+    config: str | None = None
+    split: str = "train"
+    test_split: str | None = None
+    grader: str = "numeric"
+
+
+class MixtureSource(Spec):
+    """Several sources, each with its share of the examples."""
+
+    type: Literal["mixture"]
+    parts: tuple[MixturePart, ...] = Field(min_length=1)
+
+
+PlainSource = ArithmeticSource | WordsSource | ReasoningGymSource | FileSource | HubSource
+DataSource = Annotated[PlainSource | MixtureSource, Field(discriminator="type")]
+
+
+class MixturePart(Spec):
+    """One source of a mixture."""
+
+    share: float = Field(gt=0)
+    source: Annotated[PlainSource, Field(discriminator="type")]
+
+
+MixtureSource.model_rebuild()
+
+
+class LoraSpec(Spec):
+    """Low-rank adaptation (arXiv 2106.09685) through peft; merged into the weights at the end."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = 32
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TrainingSpec(Spec):
+    """The optimiser's view of a stage: AdamW, one learning-rate schedule, sequences per step."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Sequences per optimiser step, over all devices; how they are cut into micro-batches is `execution`."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the sequences. Give at most one of `epochs`, `steps` and a token match; default 1 epoch."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after warm-up."""
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    packing: bool = False
+    """Several sequences per row with block-diagonal attention, instead of length-sorted padding."""
+    max_length: int = Field(default=2048, ge=8)
+    """Longer sequences are dropped and counted; also the length of a packed row."""
+    lora: LoraSpec | None = None
+    """Train low-rank adapters instead of all weights."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingSpec:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give `epochs` or `steps`, not both")
+        return self
+
+
+class SamplingSpec(Spec):
+    """How completions are drawn."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling (arXiv 1904.09751); 1 keeps the whole distribution."""
+    max_completion_tokens: int = Field(default=256, ge=1)
+    """A completion that reaches this is cut, gets no EOS and the finish reason `length`."""
+
+
+class CurriculumSpec(Spec):
+    """Order and weight of examples by pass rate, the share of an example's rollouts graded correct."""
+
+    rollouts: str | None = None
+    """Rollout stage that measured the pass rates; in `distill` by default its own rollouts."""
+    pseudo_answers: str | None = None
+    """Teacher rollout stage whose majority answer stands in where a prompt has no answer (`pseudo`)."""
+    order: Literal["shuffle", "easy_to_hard", "hard_to_easy"] = "shuffle"
+    """Order of the examples within an epoch."""
+    weight: Literal["uniform", "frontier"] = "uniform"
+    """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178), p smoothed as (correct+1)/(n+2)."""
+
+
+class LossSpec(Spec):
+    """(1-lambda)·CE + lambda·D over completion tokens (arXiv 2509.26497)."""
+
+    kd_weight: float = Field(default=0.9, ge=0, le=1, alias="lambda")
+    """Weight of the divergence; the paper's and NPD's 0.9."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
+    """What happens to the mass outside the teacher's top-k; `bucket` is the ghost token of arXiv 2503.16870."""
+    ce_on: Literal["all", "correct", "label"] = "all"
+    """Which completions carry the cross-entropy term."""
+
+
+class ExecutionSpec(Spec):
+    """How the work is cut for this machine. Not part of any fingerprint: changing it redoes nothing."""
+
+    micro_batch_size: int = Field(default=16, ge=1)
+    """Sequences per forward and backward pass; lower it when training runs out of memory."""
+    generation_batch_size: int = Field(default=64, ge=1)
+    """Sequences decoded together; lower it when rollouts or evaluation run out of memory."""
+    scoring_batch_size: int = Field(default=16, ge=1)
+    """Sequences the teacher prefills together; lower it when scoring runs out of memory."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Optimiser steps between checkpoints."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; by default what torch chooses."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `npu`, …"""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """The Trainer's `report_to`: tensorboard, wandb, mlflow, …"""
+
+
+ModeMix = dict[Mode, float]
+"""Share of each mode, for instance {reasoning: 3, fast: 1}."""

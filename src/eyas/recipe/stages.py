@@ -1,0 +1,244 @@
+"""One config class per stage. A recipe is an ordered list of these; they meet only through artifacts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from eyas.recipe.specs import (
+    CurriculumSpec,
+    DataSource,
+    LossSpec,
+    ModeMix,
+    PlainSource,
+    SamplingSpec,
+    Spec,
+    TrainingSpec,
+)
+from eyas.records import MODES, Mode
+
+Kind = Literal["examples", "model", "sequences", "scores", "evaluation", "report"]
+
+
+class StageSpec(Spec):
+    """What every stage has."""
+
+    makes: ClassVar[Kind]
+    version: ClassVar[int] = 1
+    """Raised when the same config and inputs would give another artifact; part of the fingerprint."""
+
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$|^$")
+    """How later stages refer to this one; by default its type."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and not value.get("name") and "type" in value:
+            return {**value, "name": value["type"]}
+        return value
+
+    def references(self) -> dict[str, tuple[str, Kind]]:
+        """Field -> (stage name, kind of artifact it must be)."""
+        return {}
+
+
+class PrepareStage(StageSpec):
+    """Load, deduplicate, decontaminate and split examples."""
+
+    makes: ClassVar[Kind] = "examples"
+    type: Literal["prepare"]
+    source: DataSource
+    labelled: int = Field(default=2000, ge=0)
+    """Training examples whose answers may be used; 0 takes none. At most what the source has."""
+    unlabelled: int = Field(default=0, ge=0)
+    """Training prompts whose answers are removed here and never seen again."""
+    validation: int = Field(default=200, ge=1)
+    """Examples for choosing checkpoints and measuring divergence."""
+    test: int = Field(default=1000, ge=1)
+    """Held-out examples for the report."""
+    off_task: Annotated[PlainSource, Field(discriminator="type")] | None = None
+    """Where the prompts of the forgetting check come from."""
+    off_task_count: int = Field(default=200, ge=1)
+
+
+class SftStage(StageSpec):
+    """Supervised fine-tuning: cross-entropy on completions of labelled examples, or of given sequences."""
+
+    makes: ClassVar[Kind] = "model"
+    type: Literal["sft"]
+    model: str = "student"
+    """`student`, or the stage whose weights to start from."""
+    data: str = "prepare"
+    """The prepare stage whose labelled and validation examples are used."""
+    sequences: str | None = None
+    """Rollout stage whose completions are trained on instead of the labels (seqkd)."""
+    modes: ModeMix = Field(default={"reasoning": 1.0}, min_length=1)
+    """Share of each mode, drawn over the labelled examples; {reasoning: 3, fast: 1} is the paper's second stage."""
+    training: TrainingSpec = TrainingSpec()
+    match_tokens: str | None = None
+    """Train for as many tokens (prompt and completion, forward and backward) as this distill stage did."""
+    match_seconds: str | None = None
+    """Train for as long as this distill stage took with its rollouts and scoring, at this machine's measured speed."""
+    select: Literal["last", "best"] = "last"
+    """`best`: of the checkpoints at `selections` equal intervals the one most accurate on validation."""
+    selections: int = Field(default=5, ge=1)
+    curriculum: CurriculumSpec = CurriculumSpec()
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> SftStage:
+        given = [self.match_tokens, self.match_seconds, self.training.epochs, self.training.steps]
+        if sum(value is not None for value in given) > 1:
+            raise ValueError("give one of `match_tokens`, `match_seconds`, `training.epochs` and `training.steps`")
+        if self.curriculum.rollouts is None and (
+            self.curriculum.order != "shuffle" or self.curriculum.weight != "uniform"
+        ):
+            raise ValueError("a curriculum in sft needs `curriculum.rollouts`, the stage that measured the pass rates")
+        return self
+
+    def references(self) -> dict[str, tuple[str, Kind]]:
+        found: dict[str, tuple[str, Kind]] = {"model": (self.model, "model"), "data": (self.data, "examples")}
+        optional: dict[str, tuple[str | None, Kind]] = {
+            "sequences": (self.sequences, "sequences"),
+            "match": (self.match_tokens or self.match_seconds, "model"),
+            "pass_rates": (self.curriculum.rollouts, "sequences"),
+            "pseudo_answers": (self.curriculum.pseudo_answers, "sequences"),
+        }
+        return found | {key: (name, kind) for key, (name, kind) in optional.items() if name is not None}
+
+
+class RolloutStage(StageSpec):
+    """Completions as token ids, with sampling log-probs, finish reason and grade."""
+
+    makes: ClassVar[Kind] = "sequences"
+    type: Literal["rollout"]
+    model: str = "student"
+    """`student`, `teacher` or the stage whose weights sample; with prefix `label` only its tokenizer is used."""
+    data: str = "prepare"
+    prefix: Literal["student", "teacher", "label"] = "student"
+    """Whose completions these are; `label` renders the labelled examples' references and samples nothing."""
+    prompts: Literal["labelled", "unlabelled", "all", "validation"] = "unlabelled"
+    """Which split's prompts; `all` is labelled and unlabelled."""
+    count: int | None = Field(default=None, ge=1)
+    """At most this many prompts."""
+    modes: tuple[Mode, ...] = Field(default=MODES, min_length=1)
+    samples_per_prompt: int = Field(default=1, ge=1)
+    sampling: SamplingSpec = SamplingSpec()
+
+    def references(self) -> dict[str, tuple[str, Kind]]:
+        return {"data": (self.data, "examples"), "model": (self.model, "model")}
+
+
+class ScoreStage(StageSpec):
+    """The teacher's top-k log-probs on given sequences, computed once."""
+
+    makes: ClassVar[Kind] = "scores"
+    type: Literal["score"]
+    model: str = "teacher"
+    sequences: str = "rollout"
+    top_k: int = Field(default=10, ge=1)
+    """Entries per token at most; the paper's 10."""
+    mass: float = Field(default=1.0, gt=0, le=1)
+    """A token's entry list ends when its captured mass reaches this; 1 keeps all k."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the teacher's logits. Cannot be undone later, hence a property of the scores."""
+
+    def references(self) -> dict[str, tuple[str, Kind]]:
+        return {"model": (self.model, "model"), "sequences": (self.sequences, "sequences")}
+
+
+class RolloutOptions(Spec):
+    """The rollout inside a distill stage."""
+
+    prompts: Literal["labelled", "unlabelled", "all"] = "unlabelled"
+    count: int | None = Field(default=None, ge=1)
+    modes: tuple[Mode, ...] = Field(default=MODES, min_length=1)
+    samples_per_prompt: int = Field(default=1, ge=1)
+    sampling: SamplingSpec = SamplingSpec()
+
+
+class ScoreOptions(Spec):
+    """The scoring inside a distill stage."""
+
+    top_k: int = Field(default=10, ge=1)
+    mass: float = Field(default=1.0, gt=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class DistillStage(StageSpec):
+    """Offline on-policy distillation: rollout, score, train; `rounds` times, each from the last weights.
+
+    A recipe writes one such stage; `expand` (recipe/load.py) makes it into rollout, score and distill
+    stages named `NAME.1.rollout`, `NAME.1.score`, `NAME.1` and so on, the last one `NAME`. With `scores`
+    given it trains on those and makes none of its own.
+    """
+
+    makes: ClassVar[Kind] = "model"
+    type: Literal["distill"]
+    model: str = "student"
+    data: str = "prepare"
+    prefix: Literal["student", "teacher", "label"] = "student"
+    """Whose completions are distilled on; `student` is on-policy, refreshed every round."""
+    rounds: int = Field(default=1, ge=1)
+    """2 is one refresh of the rollouts; more did not help in arXiv 2605.05940."""
+    rollout: RolloutOptions = RolloutOptions()
+    score: ScoreOptions = ScoreOptions()
+    scores: str | None = None
+    """Score stage to train on, instead of `prefix`, `rounds`, `rollout` and `score`."""
+    modes: ModeMix | None = None
+    """Share of each mode among the trained sequences; by default as sampled."""
+    loss: LossSpec = LossSpec()
+    training: TrainingSpec = TrainingSpec()
+    curriculum: CurriculumSpec = CurriculumSpec()
+
+    def references(self) -> dict[str, tuple[str, Kind]]:
+        found: dict[str, tuple[str, Kind]] = {"model": (self.model, "model"), "data": (self.data, "examples")}
+        optional: dict[str, tuple[str | None, Kind]] = {
+            "scores": (self.scores, "scores"),
+            "pass_rates": (self.curriculum.rollouts, "sequences"),
+            "pseudo_answers": (self.curriculum.pseudo_answers, "sequences"),
+        }
+        return found | {key: (name, kind) for key, (name, kind) in optional.items() if name is not None}
+
+
+class EvaluateStage(StageSpec):
+    """Accuracy, divergence and forgetting of models on the held-out examples.
+
+    A recipe writes one such stage with `models`; `expand` makes one per model, named `NAME.ROLE`,
+    after a rollout and scoring of the fixed sequences the divergence is measured on.
+    """
+
+    makes: ClassVar[Kind] = "evaluation"
+    type: Literal["evaluate"]
+    models: dict[str, str] = Field(min_length=1)
+    """Role in the report -> `student`, `teacher` or a stage name."""
+    data: str = "prepare"
+    modes: tuple[Mode, ...] = Field(default=MODES, min_length=1)
+    sampling: SamplingSpec = SamplingSpec(temperature=0.0)
+    """Greedy unless the recipe says otherwise."""
+    divergence_prompts: int = Field(default=128, ge=0)
+    """Validation prompts on whose sampled completions KL(teacher || model) is measured; 0 measures none."""
+    divergence_scores: dict[str, str] = {}
+    """Set by `expand`: whose prefixes -> score stage."""
+
+    def references(self) -> dict[str, tuple[str, Kind]]:
+        found: dict[str, tuple[str, Kind]] = {"data": (self.data, "examples")}
+        found |= {f"model:{role}": (name, "model") for role, name in self.models.items()}
+        return found | {f"scores:{prefix}": (name, "scores") for prefix, name in self.divergence_scores.items()}
+
+
+class ReportStage(StageSpec):
+    """One self-contained page and `summary.json` over everything the run made."""
+
+    makes: ClassVar[Kind] = "report"
+    type: Literal["report"]
+    title: str | None = None
+    """Heading of the page; by default the recipe's name."""
+    transcripts: int = Field(default=12, ge=0)
+    """How many held-out prompts are shown with every model's answer."""
+
+
+Stage = Annotated[
+    PrepareStage | SftStage | RolloutStage | ScoreStage | DistillStage | EvaluateStage | ReportStage,
+    Field(discriminator="type"),
+]

@@ -1,0 +1,71 @@
+"""`summary.json`: the contract for scripts (DESIGN.md, "On disk")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eyas.recipe import ScoreStage
+from eyas.report.compare import Comparison
+from eyas.report.evidence import Evidence
+from eyas.report.verdict import Verdict
+
+
+def summarise(evidence: Evidence, comparisons: Sequence[Comparison], verdict: Verdict) -> dict[str, Any]:
+    """The contract's keys, then name, seed, verdict, regime and hardware."""
+    hardware = evidence.hardware()
+    return {
+        "models": {role: _model(evidence.facts(role)) for role in evidence.roles},
+        "comparisons": [comparison.as_dict() for comparison in comparisons],
+        "cost": {
+            name: {"seconds": round(evidence.artifacts[name].seconds, 3), "tokens": evidence.tokens(name)}
+            for name in evidence.stages
+        },
+        "cache": cache_statistics(evidence),
+        "name": evidence.recipe.name,
+        "seed": evidence.recipe.seed,
+        "verdict": verdict.headline,
+        "regime": data_counts(evidence),
+        "hardware": dict(hardware[0]) if hardware else {},
+    }
+
+
+def _model(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "accuracy": {
+            mode: {key: found[key] for key in ("value", "low", "high", "n")}
+            for mode, found in facts["accuracy"].items()
+        },
+        "parameters": facts["parameters"],
+        "bytes": facts["bytes"],
+        "latency": dict(facts.get("latency") or {}),
+    }
+
+
+def training_scores(evidence: Evidence) -> list[str]:
+    """Score stages that something was trained on, not those that only measure divergence."""
+    measured = evidence.divergence_rollouts()
+    return [
+        name
+        for name, stage in evidence.stages.items()
+        if isinstance(stage, ScoreStage) and stage.sequences not in measured
+    ]
+
+
+def cache_statistics(evidence: Evidence) -> dict[str, float | None]:
+    """Bytes per completion token and mean captured mass over all teacher scores trained on; None without any."""
+    facts = [evidence.artifacts[name].facts for name in training_scores(evidence)]
+    tokens = sum(item["completion_tokens"] for item in facts)
+    return {
+        key: sum(item[key] * item["completion_tokens"] for item in facts) / tokens if tokens else None
+        for key in ("bytes_per_token", "mean_captured_mass")
+    }
+
+
+def data_counts(evidence: Evidence) -> dict[str, int]:
+    """Examples per split, over all prepare stages."""
+    total: dict[str, int] = {}
+    for artifact in evidence.artifacts.values():
+        for split, count in artifact.facts.get("counts", {}).items() if artifact.stage == "prepare" else ():
+            total[split] = total.get(split, 0) + count
+    return total

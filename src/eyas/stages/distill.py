@@ -1,0 +1,73 @@
+"""Distill: train on rollouts against the teacher's stored scores, (1-lambda) CE + lambda D per completion token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eyas.errors import ArtifactError, DataError
+from eyas.recipe import DistillStage
+from eyas.records import SequenceRecord, TeacherScores
+from eyas.storage.batches import TrainingItem
+from eyas.storage.context import StageContext
+from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps
+from eyas.storage.shards import read_records
+
+
+def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
+    """Train and write `model/`.
+
+    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence was cut or is too long.
+    """
+    sequences = list(read_records(context.inputs["sequences"].path / "sequences", kind=SequenceRecord))
+    if all(item.finish_reason == "length" for item in sequences):
+        raise DataError(
+            f"stage {stage.name!r}: every sequence was cut at its length limit, so none teaches to stop. "
+            "Raise rollout.sampling.max_completion_tokens."
+        )
+    items, too_long = fit_length(_scored(stage, context, sequences), max_length=stage.training.max_length)
+    size = stage.training.batch_size
+    steps = stage.training.steps or max(1, round(len(items) * (stage.training.epochs or 1.0) / size))
+    facts = finetune(
+        items,
+        context=context,
+        training=stage.training,
+        loss=stage.loss,
+        curriculum=stage.curriculum,
+        rates=measured_rates(context, fallback="sequences"),
+        modes=stage.modes,
+        steps=planned_steps(context, lambda: steps),
+        card=_card(stage, context, steps),
+    )
+    return facts | {"dropped_too_long": too_long}
+
+
+def _scored(stage: DistillStage, context: StageContext, sequences: list[SequenceRecord]) -> list[TrainingItem]:
+    """Sequences joined with their scores by the hash of the token ids."""
+    scores = read_records(context.inputs["scores"].path / "scores", kind=TeacherScores)
+    by_hash = {item.token_hash: item for item in scores}
+    missing = sum(sequence.token_hash not in by_hash for sequence in sequences)
+    if missing:
+        raise ArtifactError(
+            f"{context.inputs['scores'].path}: {missing} of {len(sequences)} sequences have no teacher scores. "
+            "Delete that directory and run the recipe again to score them."
+        )
+    return [
+        TrainingItem(sequence, cross_entropy=_carries_ce(stage, sequence), scores=by_hash[sequence.token_hash])
+        for sequence in sequences
+    ]
+
+
+def _carries_ce(stage: DistillStage, sequence: SequenceRecord) -> bool:
+    if stage.loss.ce_on == "label":
+        return sequence.source == "label"
+    return stage.loss.ce_on == "all" or (sequence.grade is not None and sequence.grade >= 1.0)
+
+
+def _card(stage: DistillStage, context: StageContext, steps: int) -> str:
+    loss = stage.loss
+    return (
+        f"# {context.recipe.name}: {stage.name}\n\nOffline distillation by eyas from `{stage.model}` on {stage.prefix} "
+        f"prefixes: lambda {loss.kd_weight:g}, {loss.divergence} with tail {loss.tail}, {steps} steps of "
+        f"{stage.training.batch_size} sequences at learning rate {stage.training.learning_rate:g}, "
+        f"seed {context.recipe.seed}.\n"
+    )

@@ -1,0 +1,41 @@
+"""Score: the teacher's top-k on sequences made before, each distinct one once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eyas.engines.transformers import TransformersEngine
+from eyas.recipe import ScoreStage
+from eyas.records import SequenceRecord, TeacherScores
+from eyas.storage.context import StageContext
+from eyas.storage.models import device_of, load_model
+from eyas.storage.shards import read_records, shard_path, shard_paths, write_shard
+from eyas.storage.statistics import score_statistics
+
+SHARD = 2048
+"""Distinct sequences per shard, a closed unit of work."""
+
+
+def run(stage: ScoreStage, context: StageContext) -> dict[str, Any]:
+    """Write `scores/`, keyed by the hash of the token ids; shards that exist and are whole are kept."""
+    sequences: dict[str, SequenceRecord] = {}
+    for sequence in read_records(context.inputs["sequences"].path / "sequences", kind=SequenceRecord):
+        sequences.setdefault(sequence.token_hash, sequence)
+    distinct = [(item.prompt_ids, item.completion_ids) for item in sequences.values()]
+    units = [distinct[start : start + SHARD] for start in range(0, len(distinct), SHARD)]
+    directory = context.directory / "scores"
+    missing = [index for index in range(len(units)) if shard_path(directory, index) is None]
+    context.progress.start(len(distinct), unit="sequences", done=len(distinct) - sum(len(units[i]) for i in missing))
+    if missing:
+        model = load_model(context.model_path(), device=device_of(context.execution))
+        engine = TransformersEngine(model, execution=context.execution)
+        for index in missing:
+            scores = engine.score(units[index], top_k=stage.top_k, mass=stage.mass, temperature=stage.temperature)
+            write_shard(directory, index, scores, kind=TeacherScores)
+            context.clock.save()
+            context.progress.advance(len(units[index]))
+    return score_statistics(
+        read_records(directory, kind=TeacherScores),
+        size_bytes=sum(path.stat().st_size for path in shard_paths(directory)),
+        tokens=sum(len(prompt) + len(completion) for prompt, completion in distinct),
+    ) | {"sequences": len(distinct)}

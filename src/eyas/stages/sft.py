@@ -1,0 +1,122 @@
+"""SFT: cross-entropy on the completions of labels, or of sequences that another model wrote (seqkd)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from eyas.engines.respondent import Respondent
+from eyas.engines.transformers import TransformersEngine
+from eyas.recipe import LossSpec, SamplingSpec, SftStage
+from eyas.records import Example, SequenceRecord
+from eyas.storage.batches import TrainingItem
+from eyas.storage.context import StageContext
+from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps
+from eyas.storage.shards import read_records
+from eyas.storage.tokenization import label_sequence, load_tokenizer, stop_ids
+
+PLAIN = LossSpec(kd_weight=0.0)
+
+
+def run(stage: SftStage, context: StageContext) -> dict[str, Any]:
+    """Train and write `model/`.
+
+    Raises: DataError, if no labelled example has what the stage's modes need.
+    """
+    sequences = _sequences(stage, context)
+    items, too_long = fit_length([TrainingItem(item) for item in sequences], max_length=stage.training.max_length)
+    steps = planned_steps(context, lambda: _steps(stage, context, items))
+    selections = sorted({max(1, steps * part // stage.selections) for part in range(1, stage.selections + 1)})
+    facts = finetune(
+        items,
+        context=context,
+        training=stage.training,
+        loss=PLAIN,
+        curriculum=stage.curriculum,
+        rates=measured_rates(context, fallback=None),
+        modes=stage.modes,
+        steps=steps,
+        card=_card(stage, context, steps),
+        selections=selections if stage.select == "best" else (),
+        validate=_validator(stage, context) if stage.select == "best" else None,
+    )
+    return facts | {"dropped_too_long": too_long}
+
+
+def _sequences(stage: SftStage, context: StageContext) -> list[SequenceRecord]:
+    if stage.sequences is not None:
+        found = read_records(context.inputs["sequences"].path / "sequences", kind=SequenceRecord)
+        return [item for item in found if item.mode in stage.modes]
+    path = context.model_path()
+    tokenizer = load_tokenizer(path)
+    stop_id = stop_ids(tokenizer, path)[0]
+    labelled = list(read_records(context.inputs["data"].path / "examples" / "labelled", kind=Example))
+    made = [
+        label_sequence(tokenizer, example, mode, thinking=context.recipe.thinking, stop_id=stop_id)
+        for mode in stage.modes
+        for example in labelled
+    ]
+    return [sequence for sequence in made if sequence is not None]
+
+
+def _steps(stage: SftStage, context: StageContext, items: list[TrainingItem]) -> int:
+    """Optimiser steps of the stage's budget: steps, epochs, or what the matched distillation spent."""
+    size = stage.training.batch_size
+    mean = _mean_length(stage, items)
+    trained = [made for made in context.rounds if made.stage in ("sft", "distill")]
+    if stage.match_tokens is not None:
+        return max(1, round(sum(made.facts["tokens"] for made in trained) / (mean * size)))
+    if stage.match_seconds is not None:
+        seconds = sum(made.seconds for made in context.rounds)
+        speed = context.inputs["model"].facts.get("tokens_per_second") or trained[0].facts["tokens_per_second"]
+        return max(1, round(seconds * speed / (mean * size)))
+    if stage.training.steps is not None:
+        return stage.training.steps
+    return max(1, round(len(items) * (stage.training.epochs or 1.0) / size))
+
+
+def _mean_length(stage: SftStage, items: list[TrainingItem]) -> float:
+    """Mean tokens of a drawn sequence, under the stage's shares of the modes."""
+    total, shares = 0.0, 0.0
+    for mode, share in stage.modes.items():
+        lengths = [item.length for item in items if item.sequence.mode == mode]
+        if lengths:
+            total += share * sum(lengths) / len(lengths)
+            shares += share
+    return total / shares
+
+
+def _validator(stage: SftStage, context: StageContext) -> Any:
+    """Mean over the stage's modes of greedy accuracy on the validation examples."""
+    path = context.model_path()
+    tokenizer = load_tokenizer(path)
+    stop = stop_ids(tokenizer, path)
+    examples = list(read_records(context.inputs["data"].path / "examples" / "validation", kind=Example))
+    longest = max(
+        (len(item.completion_ids) for item in _sequences(stage, context)), default=SamplingSpec().max_completion_tokens
+    )
+    sampling = SamplingSpec(temperature=0.0, max_completion_tokens=longest)
+
+    def validate(model: PreTrainedModel) -> float:
+        respondent = Respondent(
+            engine=TransformersEngine(model, execution=context.execution),
+            tokenizer=tokenizer,
+            stop=stop,
+            thinking=context.recipe.thinking,
+        )
+        jobs = [(example, mode, 0) for mode in stage.modes for example in examples]
+        answers = respondent.answer(jobs, sampling=sampling, source="student", seed=())
+        return sum(item.grade or 0.0 for item in answers) / len(answers)
+
+    return validate
+
+
+def _card(stage: SftStage, context: StageContext, steps: int) -> str:
+    what = f"the completions of `{stage.sequences}`" if stage.sequences else "labelled examples"
+    shares = ", ".join(f"{mode} {share:g}" for mode, share in stage.modes.items())
+    return (
+        f"# {context.recipe.name}: {stage.name}\n\nSupervised fine-tuning by eyas from `{stage.model}` on {what} "
+        f"({shares}), {steps} steps of {stage.training.batch_size} sequences at learning rate "
+        f"{stage.training.learning_rate:g}, seed {context.recipe.seed}.\n"
+    )

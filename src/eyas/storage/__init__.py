@@ -1,0 +1,1 @@
+"""Floor 2: disk formats, models, training."""

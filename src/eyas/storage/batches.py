@@ -1,0 +1,147 @@
+"""From sequences to tensors: the micro-batches of each optimiser step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eyas.packing import Row, packed_rows, padded_rows
+from eyas.recipe import TrainingSpec
+from eyas.records import SequenceRecord, TeacherScores
+
+
+@dataclass(frozen=True)
+class TrainingItem:
+    """A sequence with what the loss wants to know of it."""
+
+    sequence: SequenceRecord
+    weight: float = 1.0
+    """w_x, from the curriculum."""
+    cross_entropy: bool = True
+    """Whether its completion carries the CE term."""
+    scores: TeacherScores | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and completion."""
+        return len(self.sequence.prompt_ids) + len(self.sequence.completion_ids)
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One optimiser step of one rank."""
+
+    micro_batches: list[dict[str, Tensor]]
+    completion_tokens: int
+    tokens: int
+    """Prompt and completion tokens, padding excluded."""
+
+
+def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, packed: bool) -> dict[str, Tensor]:
+    """Right-padded rows and, flattened over completion tokens N, everything the loss needs.
+
+    `positions_N` index the flattened [B*T] hidden states that predict the labels: labels are shifted here, once.
+    Entry lists are padded to the longest K with the row's first id and log-prob -inf (see losses.py).
+    """
+    width = max(sum(items[index].length for index in row) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    position_ids = torch.zeros((len(rows), width), dtype=torch.long)
+    positions: list[int] = []
+    labels: list[int] = []
+    weights: list[float] = []
+    ce_mask: list[float] = []
+    entries: list[tuple[list[int], list[float]]] = []
+    for number, row in enumerate(rows):
+        start = 0
+        for index in row:
+            item = items[index]
+            ids = item.sequence.prompt_ids + item.sequence.completion_ids
+            input_ids[number, start : start + len(ids)] = torch.tensor(ids)
+            position_ids[number, start : start + len(ids)] = torch.arange(len(ids))
+            count = len(item.sequence.completion_ids)
+            first = number * width + start + len(item.sequence.prompt_ids) - 1
+            positions += range(first, first + count)
+            labels += item.sequence.completion_ids
+            weights += [item.weight] * count
+            ce_mask += [float(item.cross_entropy)] * count
+            if item.scores is not None:
+                entries += zip(item.scores.ids, item.scores.logprobs, strict=True)
+            start += len(ids)
+        if packed and start < width:
+            position_ids[number, start:] = torch.arange(width - start)
+    batch = {
+        "input_ids": input_ids,
+        "positions_N": torch.tensor(positions),
+        "labels_N": torch.tensor(labels),
+        "weights_N": torch.tensor(weights),
+        "ce_mask_N": torch.tensor(ce_mask),
+    }
+    if packed:
+        batch["position_ids"] = position_ids
+    if entries:
+        width_k = max(len(ids) for ids, _ in entries)
+        padded_ids = [ids + ids[:1] * (width_k - len(ids)) for ids, _ in entries]
+        padded_logprobs = [values + [float("-inf")] * (width_k - len(values)) for _, values in entries]
+        batch["teacher_ids_NK"] = torch.tensor(padded_ids)
+        batch["teacher_logprobs_NK"] = torch.tensor(padded_logprobs, dtype=torch.float32)
+    return batch
+
+
+class StepLoader:
+    """The step batches of one rank in the order that the curriculum decided, from `start_step` on."""
+
+    def __init__(
+        self,
+        items: Sequence[TrainingItem],
+        order: Sequence[int],
+        *,
+        training: TrainingSpec,
+        micro_batch_size: int,
+        pad_id: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._items, self._order, self._training = items, order, training
+        self._micro_batch_size, self._pad_id = micro_batch_size, pad_id
+        self._rank, self._world_size = rank, world_size
+        self.start_step = 0
+
+    def __len__(self) -> int:
+        return len(self._order) // self._training.batch_size
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        for step in range(self.start_step, len(self)):
+            yield self.step(step)
+
+    def step_indices(self, step: int) -> list[int]:
+        """Indices of the items of an optimiser step over all ranks."""
+        size = self._training.batch_size
+        return list(self._order[step * size : (step + 1) * size])
+
+    def tokens_until(self, step: int) -> int:
+        """Tokens of all ranks in the first `step` steps."""
+        return sum(self._items[index].length for index in self._order[: step * self._training.batch_size])
+
+    def step(self, step: int) -> StepBatch:
+        """The step's share of this rank: the ranks take turns in the order, and do equally many passes."""
+        indices = self.step_indices(step)
+        items = [self._items[index] for index in indices[self._rank :: self._world_size]]
+        lengths = [item.length for item in items]
+        packed = self._training.packing
+        most = -(-len(indices) // self._world_size)
+        count = None if self._world_size == 1 else max(1, -(-most // self._micro_batch_size))
+        groups = (
+            packed_rows(
+                lengths, row_length=self._training.max_length, micro_batch_size=self._micro_batch_size, count=count
+            )
+            if packed
+            else padded_rows(lengths, micro_batch_size=self._micro_batch_size, count=count)
+        )
+        return StepBatch(
+            micro_batches=[collate(items, rows, pad_id=self._pad_id, packed=packed) for rows in groups],
+            completion_tokens=sum(len(item.sequence.completion_ids) for item in items),
+            tokens=sum(lengths),
+        )

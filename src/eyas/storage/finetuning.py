@@ -1,0 +1,203 @@
+"""What sft and distill share: from training items and a budget to saved weights and facts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from eyas.curriculum import Key, PassRates, frontier_weights, majority_answers, pass_rates, training_order
+from eyas.errors import DataError
+from eyas.recipe import CurriculumSpec, LossSpec, TrainingSpec
+from eyas.records import Mode, SequenceRecord, seed_for
+from eyas.storage.artifacts import Artifact, atomic_path, read_json, write_json
+from eyas.storage.backbone import attach_loss, detach_loss
+from eyas.storage.batches import StepLoader, TrainingItem
+from eyas.storage.context import StageContext
+from eyas.storage.models import device_of, load_model, save_model
+from eyas.storage.shards import read_records
+from eyas.storage.tokenization import load_tokenizer
+from eyas.storage.training import train, write_log
+
+Validate = Callable[[PreTrainedModel], float]
+
+
+def fit_length(items: Sequence[TrainingItem], *, max_length: int) -> tuple[list[TrainingItem], int]:
+    """(items of at most `max_length` tokens, how many were longer).
+
+    Raises: DataError, if none is left.
+    """
+    kept = [item for item in items if item.length <= max_length]
+    if not kept:
+        raise DataError(
+            f"nothing to train on: {len(items)} sequences, all longer than training.max_length {max_length} "
+            "(or none at all). Raise it, or look at what the stages before made."
+        )
+    return kept, len(items) - len(kept)
+
+
+def measured_rates(context: StageContext, *, fallback: str | None) -> PassRates:
+    """Pass rates from the curriculum's rollouts (input `pass_rates`, else `fallback`); empty without either."""
+    name = "pass_rates" if "pass_rates" in context.inputs else fallback
+    if name is None:
+        return PassRates(rates={}, graded=0, pseudo=0, unknown=0)
+    pseudo = {}
+    if "pseudo_answers" in context.inputs:
+        pseudo = majority_answers(_sequences(context.inputs["pseudo_answers"]))
+    return pass_rates(_sequences(context.inputs[name]), pseudo_answers=pseudo)
+
+
+def _sequences(artifact: Artifact) -> list[SequenceRecord]:
+    return list(read_records(artifact.path / "sequences", kind=SequenceRecord))
+
+
+def weighted(
+    items: Sequence[TrainingItem], keys: Sequence[Key], *, curriculum: CurriculumSpec, rates: PassRates
+) -> list[TrainingItem]:
+    """The items with the curriculum's w_x."""
+    if curriculum.weight == "uniform":
+        return list(items)
+    weights = frontier_weights(keys, rates.rates)
+    return [replace(item, weight=weight) for item, weight in zip(items, weights, strict=True)]
+
+
+def planned_steps(context: StageContext, decide: Callable[[], int]) -> int:
+    """The number of steps, decided once and kept for every later attempt."""
+    path = context.directory / "plan.json"
+    if not path.is_file():
+        write_json(path, {"steps": decide()})
+    return int(read_json(path)["steps"])
+
+
+def finetune(
+    items: Sequence[TrainingItem],
+    *,
+    context: StageContext,
+    training: TrainingSpec,
+    loss: LossSpec,
+    curriculum: CurriculumSpec,
+    rates: PassRates,
+    modes: Mapping[Mode, float] | None,
+    steps: int,
+    card: str,
+    selections: Sequence[int] = (),
+    validate: Validate | None = None,
+) -> dict[str, Any]:
+    """Train from the context's input model on `items`, write `model/` and `log.jsonl`, return the facts.
+
+    With `validate` the weights after each step in `selections` are candidates and the best one is saved.
+
+    Raises: NonFiniteLoss, OutOfMemory, ModelError.
+    """
+    torch.manual_seed(seed_for(context.recipe.seed, "training") % 2**32)
+    path = context.model_path()
+    tokenizer = load_tokenizer(path)
+    model = load_model(path, dtype=_dtype(context), device=device_of(context.execution))
+    keys: list[Key] = [(item.sequence.example_id, item.sequence.mode) for item in items]
+    stream = training_order(keys, order=curriculum.order, rates=rates.rates, modes=modes, seed=context.recipe.seed)
+    loader = StepLoader(
+        weighted(items, keys, curriculum=curriculum, rates=rates),
+        list(islice(stream, steps * training.batch_size)),
+        training=training,
+        micro_batch_size=context.execution.micro_batch_size,
+        pad_id=int(tokenizer.pad_token_id or 0),
+    )
+    attach_loss(model, loss)
+    trainable = _with_lora(model, training)
+    candidates = _Candidates(context.directory / "candidates", trainable)
+
+    def select(step: int) -> None:
+        if validate is not None and not candidates.has(step):
+            detach_loss(model)
+            accuracy = validate(model)
+            attach_loss(model, loss)
+            candidates.save(step, accuracy)
+
+    trained = train(
+        trainable,
+        loader,
+        training=training,
+        execution=context.execution,
+        directory=context.directory,
+        clock=context.clock,
+        progress=context.progress,
+        selections=selections,
+        select=select,
+    )
+    chosen = candidates.restore_best() if validate is not None else {}
+    detach_loss(model)
+    merged = trainable.merge_and_unload() if training.lora is not None else model
+    save_model(merged, tokenizer, context.directory / "model", card=card)
+    write_log(context.directory / "log.jsonl", trained.log)
+    candidates.discard()
+    return {
+        "steps": trained.steps,
+        "tokens": trained.tokens,
+        "sequences": len(items),
+        "tokens_per_second": trained.tokens / max(context.clock.seconds, 1e-9),
+        "pass_rates": {"graded": rates.graded, "pseudo": rates.pseudo, "unknown": rates.unknown},
+    } | chosen
+
+
+def _dtype(context: StageContext) -> str:
+    return context.recipe.student.dtype
+
+
+def _with_lora(model: PreTrainedModel, training: TrainingSpec) -> Any:
+    """The model itself, or peft's wrapper with adapters on every linear layer but the head."""
+    if training.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=training.lora.rank,
+            lora_alpha=training.lora.alpha,
+            lora_dropout=training.lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+class _Candidates:
+    """Trainable weights at the selection points, each with its accuracy, written whole or not at all."""
+
+    def __init__(self, root: Path, model: PreTrainedModel) -> None:
+        self._root, self._model = root, model
+
+    def has(self, step: int) -> bool:
+        return self._path(step).is_dir()
+
+    def _path(self, step: int) -> Path:
+        return self._root / f"step-{step:08d}"
+
+    def save(self, step: int, accuracy: float) -> None:
+        weights = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self._model.named_parameters()
+            if value.requires_grad
+        }
+        with atomic_path(self._path(step)) as draft:
+            draft.mkdir(parents=True)
+            save_file(weights, draft / "trainable.safetensors")
+            write_json(draft / "accuracy.json", {"step": step, "accuracy": accuracy})
+
+    def restore_best(self) -> dict[str, Any]:
+        """Load the most accurate candidate, the earliest of equals; say which and what all scored."""
+        found = [read_json(path / "accuracy.json") for path in sorted(self._root.glob("step-*"))]
+        best = max(found, key=lambda row: (row["accuracy"], -row["step"]))
+        weights = load_file(self._path(best["step"]) / "trainable.safetensors")
+        self._model.load_state_dict(weights, strict=False)
+        return {"selected_step": best["step"], "candidates": found}
+
+    def discard(self) -> None:
+        shutil.rmtree(self._root, ignore_errors=True)

@@ -1,0 +1,96 @@
+"""Prompts and completions as token ids: the only place where text becomes ids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from eyas.errors import ModelError
+from eyas.recipe import ThinkingSpec
+from eyas.records import Example, Mode, SequenceRecord
+from eyas.thinking import prompt_messages, prompt_suffix, render_completion, template_arguments
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hugging Face directory.
+
+    Raises: ModelError, if it cannot be loaded.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: no usable tokenizer ({str(error).splitlines()[0]}).") from error
+    return tokenizer
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mode, *, thinking: ThinkingSpec
+) -> list[int]:
+    """Ids of the prompt up to where the completion starts, rendered by the model's own chat template.
+
+    Raises: ModelError, if the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template. Use an instruction-tuned model, or "
+            "one whose tokenizer has a template by `student: {config: …, tokenizer: …}`."
+        )
+    text = tokenizer.apply_chat_template(
+        prompt_messages(example, mode, thinking=thinking),
+        add_generation_prompt=True,
+        tokenize=False,
+        **template_arguments(mode, thinking=thinking),
+    )
+    return encode_text(tokenizer, str(text) + prompt_suffix(mode, thinking=thinking))
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text as it stands, nothing added."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, stop: tuple[int, ...]) -> str:
+    """Text of a completion without its stop token; thinking tags stay, special or not."""
+    kept = ids[:-1] if ids and ids[-1] in stop else ids
+    text = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return str(text)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, path: Path) -> tuple[int, ...]:
+    """Ids that end a completion: the one the template ends turns with first, then the generation config's.
+
+    Raises: ModelError, if there is none.
+    """
+    found: list[int] = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        if file.is_file():
+            value = json.loads(file.read_text()).get("eos_token_id")
+            found += [value] if isinstance(value, int) else (value or [])
+    if not found:
+        raise ModelError(f"{path}: neither tokenizer nor generation config has an EOS token; set `eos_token`.")
+    return tuple(dict.fromkeys(found))
+
+
+def label_sequence(
+    tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mode, *, thinking: ThinkingSpec, stop_id: int
+) -> SequenceRecord | None:
+    """The example's reference as a sequence; None where it lacks what the mode needs."""
+    text = render_completion(example, mode, thinking=thinking)
+    if text is None:
+        return None
+    return SequenceRecord(
+        example_id=example.id,
+        sample=0,
+        mode=mode,
+        source="label",
+        prompt_ids=encode_prompt(tokenizer, example, mode, thinking=thinking),
+        completion_ids=[*encode_text(tokenizer, text), stop_id],
+        finish_reason="stop",
+        text=text,
+        answer=example.answer,
+        grade=1.0,
+    )

@@ -1,0 +1,56 @@
+"""JSON Lines files, streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from eyas.errors import DataError
+from eyas.recipe import FileSource
+from eyas.records import Example
+from eyas.splits import split_of
+from eyas.tasks.records import example_of
+
+
+def read_jsonl(path: Path, *, grader: str) -> Iterator[Example]:
+    """Examples of a file, one object a line; blank lines are skipped.
+
+    Raises: DataError, with file and line.
+    """
+    found = False
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    found = True
+                    where = f"{path}, line {number}"
+                    yield example_of(_parse(line, where=where), grader=grader, where=where)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    if not found:
+        raise DataError(f"{path}: holds no records. Expected one JSON object a line.")
+
+
+def _parse(line: bytes, *, where: str) -> object:
+    try:
+        parsed: object = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}).") from error
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}).") from error
+    return parsed
+
+
+def draw(source: FileSource, *, split: str) -> Iterator[tuple[Example, str]]:
+    """Each example with its split: by hash of the problem, but all of `test_path` is test and `path` then never is."""
+    if source.test_path is None:
+        for example in read_jsonl(Path(source.path).expanduser(), grader=source.grader):
+            yield example, split_of(example.key)
+    elif split == "test":
+        for example in read_jsonl(Path(source.test_path).expanduser(), grader=source.grader):
+            yield example, "test"
+    else:
+        for example in read_jsonl(Path(source.path).expanduser(), grader=source.grader):
+            of = split_of(example.key)
+            yield example, "train" if of == "test" else of

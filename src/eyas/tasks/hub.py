@@ -1,0 +1,40 @@
+"""Data sets of the Hugging Face hub, in the schemas of tasks/records.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from eyas.errors import DataError, MissingExtra
+from eyas.recipe import HubSource
+from eyas.records import Example
+from eyas.splits import split_of
+from eyas.tasks.records import example_of
+
+
+def draw(source: HubSource, *, split: str) -> Iterator[tuple[Example, str]]:
+    """Each example with its split, as `files.draw` with `test_split` in place of `test_path`.
+
+    Raises: MissingExtra, without `datasets`; DataError, if the data set cannot be had.
+    """
+    given = source.test_split is not None
+    name = source.test_split if split == "test" and source.test_split is not None else source.split
+    for number, row in enumerate(_rows(source, name), start=1):
+        example = example_of(row, grader=source.grader, where=f"{source.id}, {name}, row {number}")
+        of = split_of(example.key)
+        if given:
+            of = "test" if split == "test" else "train" if of == "test" else of
+        yield example, of
+
+
+def _rows(source: HubSource, split: str) -> Iterator[object]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtra("datasets", extra="hub", purpose=f"The hub data set {source.id}") from error
+    try:
+        yield from datasets.load_dataset(source.id, source.config, split=split, streaming=True)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise DataError(
+            f"{source.id}: cannot be had from the hub ({str(error).splitlines()[0]}). "
+            "Check id, config, split and network, or download it as JSON Lines and use `type: file`."
+        ) from error

@@ -1,0 +1,54 @@
+"""Thinking formats as text: how a mode changes the prompt, and how completions are written and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eyas.recipe import ThinkingSpec
+from eyas.records import Example, Mode
+
+
+@dataclass(frozen=True)
+class ParsedCompletion:
+    """A completion's thinking and final answer text; `thinking` is None where no block was found."""
+
+    thinking: str | None
+    answer: str
+
+
+def prompt_messages(example: Example, mode: Mode, *, thinking: ThinkingSpec) -> list[dict[str, str]]:
+    """Chat messages for this mode: in fast mode the switch is appended to the last user message."""
+    messages = [{"role": role, "content": text} for role, text in example.prompt]
+    if mode == "fast" and thinking.switch:
+        messages[-1]["content"] += thinking.switch
+    return messages
+
+
+def template_arguments(mode: Mode, *, thinking: ThinkingSpec) -> dict[str, bool]:
+    """Extra variables for the chat template."""
+    return {thinking.template_argument: mode == "reasoning"} if thinking.template_argument else {}
+
+
+def prompt_suffix(mode: Mode, *, thinking: ThinkingSpec) -> str:
+    """Text after the generation prompt: the empty block, where the format wants it in the prompt."""
+    return thinking.open + thinking.close if mode == "fast" and thinking.empty == "prompt" else ""
+
+
+def render_completion(example: Example, mode: Mode, *, thinking: ThinkingSpec) -> str | None:
+    """The reference completion without its EOS; None if the example lacks an answer (or, to reason, the reasoning)."""
+    if example.answer is None or (mode == "reasoning" and example.reasoning is None):
+        return None
+    if mode == "reasoning":
+        return f"{thinking.open}{example.reasoning}{thinking.close}{example.answer}"
+    return (thinking.open + thinking.close if thinking.empty == "completion" else "") + example.answer
+
+
+def parse_completion(text: str, *, thinking: ThinkingSpec) -> ParsedCompletion:
+    """Split a completion at the closing tag. An opened block that never closes has no answer."""
+    opening, closing = thinking.open.strip(), thinking.close.strip()
+    before, found, after = text.partition(closing)
+    if found:
+        return ParsedCompletion(thinking=before.replace(opening, "", 1).strip(), answer=after.strip())
+    if opening in text:
+        return ParsedCompletion(thinking=text.partition(opening)[2].strip(), answer="")
+    return ParsedCompletion(thinking=None, answer=text.strip())

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from eyas.stats import mcnemar_exact, paired_difference, pooled_difference, share_of, wilson
+
+
+def test_wilson_equals_the_textbook_value() -> None:
+    # 8 of 10: z² = 3.8415; centre = (0.8 + 0.192073) / 1.384146 = 0.716740;
+    # half = 1.959964 / 1.384146 * sqrt(0.8*0.2/10 + 3.841459/400) = 1.416009 * sqrt(0.016 + 0.0096036) = 0.226577
+    low, high = wilson(8, 10)
+    assert low == pytest.approx(0.716740 - 0.226577, abs=2e-6)
+    assert high == pytest.approx(0.716740 + 0.226577, abs=2e-6)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (0, 20), (1, 3), (617, 2000), (20, 20)])
+def test_wilson_equals_scipy(successes: int, n: int) -> None:
+    expected = scipy_stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_without_examples_knows_nothing_and_refuses_more_successes_than_examples() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="5 successes of 4"):
+        wilson(5, 4)
+
+
+def test_a_share_carries_its_interval_and_needs_answers() -> None:
+    share = share_of([True] * 8 + [False] * 2)
+    assert share.as_dict() == {"value": 0.8, "low": wilson(8, 10)[0], "high": wilson(8, 10)[1], "n": 10}
+    with pytest.raises(ValueError, match="no answers"):
+        share_of([])
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 3), (10, 25), (400, 320), (2100, 1900)])
+def test_mcnemar_equals_scipys_binomial_test(wins: int, losses: int) -> None:
+    expected = scipy_stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    assert mcnemar_exact(wins, losses) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 5 wins, 1 loss: 2 * (C(6,0) + C(6,1)) / 2^6 = 2 * 7 / 64
+    assert mcnemar_exact(5, 1) == pytest.approx(14 / 64)
+
+
+def test_paired_difference_counts_pairs_by_hand() -> None:
+    a, b = [1, 1, 1, 0, 1, 0, 1, 1], [0, 1, 0, 1, 0, 0, 0, 1]
+    found = paired_difference(a, b)
+    assert (found.difference, found.n, found.wins, found.losses) == (3 / 8, 8, 4, 1)
+    assert found.p_value == pytest.approx(2 * (1 + 5) / 32)
+
+
+def test_paired_interval_equals_the_naive_bootstrap_over_examples() -> None:
+    rng = np.random.default_rng(3)
+    a = (rng.random(300) < 0.7).astype(float)
+    b = np.where(rng.random(300) < 0.7, a, rng.random(300) < 0.5).astype(float)
+    found = paired_difference(a, b, seed=1)
+    drawn = rng.integers(300, size=(20_000, 300))
+    low, high = np.quantile((a - b)[drawn].mean(axis=1), [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=0.004)
+    assert found.high == pytest.approx(high, abs=0.004)
+
+
+def test_paired_interval_handles_partial_grades_and_agrees_with_the_normal_approximation() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.random(400), rng.random(400)
+    found = paired_difference(a, b, resamples=4000)
+    half = 1.96 * (a - b).std() / 20
+    assert found.high - found.difference == pytest.approx(half, rel=0.1)
+    assert found.difference - found.low == pytest.approx(half, rel=0.1)
+
+
+def test_pairing_makes_the_interval_narrower_than_independent_samples_would() -> None:
+    rng = np.random.default_rng(7)
+    easy = rng.random(1000) < 0.5
+    found = paired_difference(easy | (rng.random(1000) < 0.1), easy, seed=0)
+    unpaired = 2 * 1.96 * np.sqrt(2 * 0.25 / 1000)
+    assert found.high - found.low < unpaired / 2
+
+
+def test_a_model_against_itself_has_no_difference() -> None:
+    found = paired_difference([1, 0, 1], [1, 0, 1])
+    assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_the_same_seed_gives_the_same_interval_and_2000_examples_take_milliseconds() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 2, 2000), rng.integers(0, 2, 2000)
+    started = time.perf_counter()
+    found = paired_difference(a, b, seed=4)
+    assert time.perf_counter() - started < 0.25
+    assert found == paired_difference(a, b, seed=4)
+
+
+def test_grades_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected two equal"):
+        paired_difference([1, 0], [1])
+    with pytest.raises(ValueError, match="non-empty"):
+        paired_difference([], [])
+
+
+def test_pooled_difference_is_the_mean_over_seeds_not_over_pairs() -> None:
+    # seed 1: (1 - 0) / 2 = 0.5 over two examples; seed 2: 0 over four. Mean over seeds 0.25.
+    found = pooled_difference([([1, 1], [0, 1]), ([1, 0, 1, 0], [1, 0, 1, 0])], same_examples=False)
+    assert found.per_seed == (0.5, 0.0)
+    assert (found.difference, found.n) == (0.25, 6)
+
+
+@pytest.mark.parametrize("same_examples", [True, False])
+def test_pooled_interval_holds_the_spread_between_seeds(same_examples: bool) -> None:
+    def seeds(rates: tuple[float, ...]) -> list[tuple[list[int], list[int]]]:
+        return [([1] * round(200 * rate) + [0] * round(200 * (1 - rate)), [0] * 200) for rate in rates]
+
+    alike = pooled_difference(seeds((0.5, 0.5, 0.5)), same_examples=same_examples)
+    apart = pooled_difference(seeds((0.3, 0.5, 0.7)), same_examples=same_examples)
+    assert alike.difference == pytest.approx(apart.difference)
+    assert apart.high - apart.low > 1.5 * (alike.high - alike.low)
+
+
+def test_shared_examples_do_not_become_independent_by_repeating_the_run() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 2, 500), rng.integers(0, 2, 500)
+    once = paired_difference(a, b)
+    thrice = pooled_difference([(a, b)] * 3, same_examples=True)
+    assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=0.05)
+
+
+def test_runs_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit together"):
+        pooled_difference([([1], [0]), ([1, 1], [0, 0])], same_examples=True)
+    with pytest.raises(ValueError, match="do not fit together"):
+        pooled_difference([], same_examples=False)
