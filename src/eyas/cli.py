@@ -66,11 +66,12 @@ def chat(
         str, typer.Option(help="Which of the run's models: base, sft, distilled, teacher, …")
     ] = "distilled",
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
 ) -> None:
     """Talk to a run's student; /fast and /think switch the mode."""
     from eyas.chat import chat_with
 
-    chat_with(run, role=model, temperature=temperature)
+    chat_with(run, role=model, temperature=temperature, max_completion_tokens=max_tokens)
 
 
 def _stage_command(stage: str, summary: str) -> None:

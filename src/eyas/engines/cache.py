@@ -14,7 +14,7 @@ class PreallocatedLayer(DynamicLayer):
     """Keys and values [B, H, capacity, D]; `update` returns the filled part as a view."""
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._capacity = capacity
         self._length = 0
 

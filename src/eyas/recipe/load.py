@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -187,12 +187,14 @@ def _expand_evaluate(stage: EvaluateStage, *, has_teacher: bool) -> list[Stage]:
     made: list[Stage] = []
     scores: dict[str, str] = {}
     if stage.divergence_prompts and has_teacher:
-        samplers = {"teacher": "teacher"} | ({"student": stage.models["sft"]} if "sft" in stage.models else {})
+        samplers: dict[Literal["teacher", "student"], str] = {"teacher": "teacher"}
+        if "sft" in stage.models:
+            samplers["student"] = stage.models["sft"]
         for prefix, model in samplers.items():
             sampling = stage.sampling.model_copy(update={"temperature": 1.0})
             rollout = RolloutStage(
-                type="rollout", name=f"{stage.name}.{prefix}-prefixes", model=model, data=stage.data, prompts="validation",
-                prefix=prefix, count=stage.divergence_prompts, modes=stage.modes, sampling=sampling,
+                type="rollout", name=f"{stage.name}.{prefix}-prefixes", model=model, data=stage.data,
+                prompts="validation", prefix=prefix, count=stage.divergence_prompts, modes=stage.modes, sampling=sampling,
             )  # fmt: skip
             scores[prefix] = f"{stage.name}.{prefix}-scores"
             made += [rollout, ScoreStage(type="score", name=scores[prefix], sequences=rollout.name)]
@@ -207,7 +209,9 @@ def check_references(stages: Sequence[Stage], *, has_teacher: bool, where: str =
 
     Raises: RecipeError, with the nearest legal name.
     """
-    known: dict[str, Kind] = {"student": "model"} | ({"teacher": "model"} if has_teacher else {})  # type: ignore[dict-item]
+    known: dict[str, Kind] = {"student": "model"}
+    if has_teacher:
+        known["teacher"] = "model"
     for stage in stages:
         if stage.name in known or stage.name in RESERVED:
             raise RecipeError(f"{where}: two stages are called {stage.name!r}; give each its own `name`.")

@@ -34,10 +34,14 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """Of `a`; `level` where the 95 % interval contains 0."""
-        if self.result.low > 0:
-            return "ahead"
-        return "behind" if self.result.high < 0 else "level"
+        """Of `a`. `level` unless the 95 % interval excludes 0 and McNemar's exact p is below 0.05.
+
+        The bootstrap alone is too sure of itself where only a handful of examples tell the models apart.
+        """
+        found = self.result
+        if found.p_value >= 0.05 or found.low <= 0 <= found.high:
+            return "level"
+        return "ahead" if found.low > 0 else "behind"
 
     def as_dict(self) -> dict[str, object]:
         """As in `summary.json`."""

@@ -47,7 +47,7 @@ def numbers(comparisons: Sequence[Comparison]) -> str:
 
 
 def judge(evidence: Evidence, comparisons: Sequence[Comparison]) -> Verdict:
-    """The verdict. `won` and `lost` mean a paired 95 % interval that excludes zero, nothing less."""
+    """The verdict. `won` and `lost` rest on `Comparison.outcome`, never on which number is larger."""
     against = _against(comparisons)
     if "distilled" not in evidence.evaluations:
         return Verdict("No distilled model was evaluated in this run.", ())

@@ -89,11 +89,12 @@ def describe_role(evidence: Evidence, role: str) -> str:
     stage = evidence.stages.get(name)
     if isinstance(stage, DistillStage):
         rounds = len([made for made in evidence.lineage(role) if evidence.stages[made].type == "distill"])
-        return f"{in_text('sft')} + KD on {stage.prefix} prefixes, {rounds} round{'s' * (rounds > 1)}"
+        return f"SFT + KD on {stage.prefix} prefixes, {rounds} round{'s' * (rounds > 1)}"
     if isinstance(stage, SftStage):
         if role == "sft":
             return "curriculum SFT on labels"
-        what = "teacher’s completions" if stage.sequences else "more SFT on labels"
+        more = "more SFT" if stage.match_tokens or stage.match_seconds else "SFT"
+        what = "SFT on the teacher’s completions" if stage.sequences else f"{more} on labels"
         budget = ", equal tokens" if stage.match_tokens else ", equal wall-clock" if stage.match_seconds else ""
         return what + budget
     spec = evidence.recipe.teacher if name == "teacher" else evidence.recipe.student

@@ -66,10 +66,10 @@ def _steps(stage: SftStage, context: StageContext, items: list[TrainingItem]) ->
     mean = _mean_length(stage, items)
     trained = [made for made in context.rounds if made.stage in ("sft", "distill")]
     if stage.match_tokens is not None:
-        return max(1, round(sum(made.facts["tokens"] for made in trained) / (mean * size)))
+        return max(1, round(sum(int(made.facts["tokens"]) for made in trained) / (mean * size)))
     if stage.match_seconds is not None:
         seconds = sum(made.seconds for made in context.rounds)
-        speed = context.inputs["model"].facts.get("tokens_per_second") or trained[0].facts["tokens_per_second"]
+        speed = float(context.inputs["model"].facts.get("tokens_per_second") or trained[0].facts["tokens_per_second"])
         return max(1, round(seconds * speed / (mean * size)))
     if stage.training.steps is not None:
         return stage.training.steps

@@ -165,7 +165,8 @@ def load_model(path: Path, *, dtype: str = "float32", device: torch.device | Non
             f"{path}: cannot be loaded as a causal language model ({str(error).splitlines()[0]})."
         ) from error
     model.to(device or torch.device("cpu"))  # type: ignore[arg-type]
-    return model.eval()
+    model.eval()
+    return model
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, *, card: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -37,11 +38,9 @@ def encode_prompt(
             f"{tokenizer.name_or_path}: the tokenizer has no chat template. Use an instruction-tuned model, or "
             "one whose tokenizer has a template by `student: {config: …, tokenizer: …}`."
         )
+    variables: dict[str, Any] = template_arguments(mode, thinking=thinking)
     text = tokenizer.apply_chat_template(
-        prompt_messages(example, mode, thinking=thinking),
-        add_generation_prompt=True,
-        tokenize=False,
-        **template_arguments(mode, thinking=thinking),
+        prompt_messages(example, mode, thinking=thinking), add_generation_prompt=True, tokenize=False, **variables
     )
     return encode_text(tokenizer, str(text) + prompt_suffix(mode, thinking=thinking))
 

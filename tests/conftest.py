@@ -1,0 +1,100 @@
+"""Fixtures that many tests share: a random tiny pair with the real tokenizer, made once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+TINY = {
+    "model_type": "llama", "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+STUDENT = {**TINY, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+TEACHER = {**TINY, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _made(directory: Path, config: dict[str, object], seed: int) -> Path:
+    from eyas.recipe import ModelSpec
+    from eyas.storage.models import materialise
+
+    spec = ModelSpec.model_validate({"config": config, "tokenizer": "builtin:tokenizer"})
+    materialise(spec, directory, seed=seed)
+    return directory / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hugging Face directory of a random Llama of 30 k parameters."""
+    return _made(tmp_path_factory.mktemp("student"), STUDENT, 1)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hugging Face directory of a random Llama of 110 k parameters, same tokenizer."""
+    return _made(tmp_path_factory.mktemp("teacher"), TEACHER, 2)
+
+
+SMALL_RECIPE = """
+name: small
+student: {student}
+teacher: {teacher}
+thinking: qwen3
+stages:
+  - type: prepare
+    source: {{type: arithmetic, terms: [2]}}
+    labelled: 48
+    unlabelled: 48
+    validation: 8
+    test: 16
+    off_task: {{type: words}}
+    off_task_count: 4
+  - {{type: sft, modes: {{reasoning: 1, fast: 1}}, training: {{batch_size: 16, steps: 12, learning_rate: 3.0e-3}}}}
+  - type: distill
+    model: sft
+    rounds: 2
+    rollout: {{samples_per_prompt: 2, sampling: {{max_completion_tokens: 24}}}}
+    curriculum: {{weight: frontier, pseudo_answers: teacher-rollouts}}
+    training: {{batch_size: 16, steps: 10, learning_rate: 3.0e-3}}
+  - type: sft
+    name: control
+    model: sft
+    modes: {{reasoning: 1, fast: 1}}
+    match_tokens: distill
+    select: best
+    selections: 2
+    training: {{batch_size: 16, learning_rate: 1.0e-3}}
+  - type: evaluate
+    models: {{base: student, sft: sft, control: control, distilled: distill, teacher: teacher}}
+    sampling: {{temperature: 0, max_completion_tokens: 24}}
+    divergence_prompts: 8
+  - {{type: report, transcripts: 2}}
+execution: {{micro_batch_size: 8, generation_batch_size: 64, checkpoint_every: 4, threads: 1, trackers: []}}
+"""
+
+
+@pytest.fixture
+def small_recipe(tmp_path: Path, tiny_student: Path, tiny_teacher: Path) -> Path:
+    """A whole recipe that runs in seconds, on the tiny pair."""
+    path = tmp_path / "small.yaml"
+    text = SMALL_RECIPE.format(student=tiny_student, teacher=tiny_teacher)
+    stages = text.split("  - type: distill")
+    rollouts = (
+        "  - {type: rollout, name: teacher-rollouts, model: teacher, prefix: teacher,"
+        " sampling: {max_completion_tokens: 24}}\n"
+    )
+    path.write_text(stages[0] + rollouts + "  - type: distill" + stages[1])
+    return path

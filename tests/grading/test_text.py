@@ -1,0 +1,44 @@
+"""Numbers and short texts."""
+
+from __future__ import annotations
+
+import pytest
+
+from eyas.errors import GradingError
+from eyas.grading import extract_answer, grade
+from eyas.records import Example
+
+
+def example(answer: str, grader: str = "numeric") -> Example:
+    return Example(key="k", prompt=(("user", "q"),), answer=answer, grader=grader)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("42", "42"), ("The answer is 42.", "42"), ("so $1,200.50", "1200.5"), ("-7", "-7"), ("−7", "-7"),
+        ("3.0", "3"), ("first 3, then 4", "4"), ("-0", "0"), (".5", "0.5"), ("100", "100"), ("none", None),
+    ],
+)  # fmt: skip
+def test_the_last_number_in_plain_notation(text: str, number: str | None) -> None:
+    assert extract_answer(text, grader="numeric") == number
+
+
+def test_numeric_grades_by_value() -> None:
+    assert grade("it is 1,000", example("1000")) == 1.0
+    assert grade("it is 1001", example("1000")) == 0.0
+    assert grade("", example("1000")) == 0.0
+
+
+def test_exact_ignores_case_and_spaces_only() -> None:
+    assert grade(" New  york", example("New York", "exact")) == 1.0
+    assert grade("York", example("New York", "exact")) == 0.0
+
+
+def test_without_a_reference_nothing_is_graded() -> None:
+    assert grade("4", Example(key="k", prompt=(("user", "q"),))) is None
+
+
+def test_an_unknown_grader_is_named() -> None:
+    with pytest.raises(GradingError, match="'guess' does not exist; known: exact, numeric"):
+        grade("4", example("4", "guess"))

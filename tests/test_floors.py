@@ -1,0 +1,82 @@
+"""Imports go down: recipe and records know no torch, no stage imports a stage, no floor imports a higher one."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "eyas"
+FLOORS = (
+    {"errors", "recipe", "records", ""},
+    {"losses", "packing", "curriculum", "filtering", "stats", "thinking", "splits", "grading"},
+    {"storage", "engines", "tasks", "builtin"},
+    {"stages", "report"},
+    {"cli", "pipeline", "graph", "planning", "estimates", "preflight", "init", "chat", "console"},
+)
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def floor_of(module: str) -> int:
+    top = module.split(".")[1] if "." in module else ""
+    return next(number for number, names in enumerate(FLOORS) if top in names)
+
+
+def imports_of(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" if node.module == "eyas" else node.module for alias in node.names]
+    return [name for name in found if name == "eyas" or name.startswith("eyas.")]
+
+
+def module_of(path: Path) -> str:
+    parts = ["eyas", *path.relative_to(SOURCE).with_suffix("").parts]
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def test_every_module_has_a_floor() -> None:
+    assert len(FILES) > 40
+    for path in FILES:
+        assert floor_of(module_of(path)) >= 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SOURCE)) for path in FILES])
+def test_no_import_goes_up(path: Path) -> None:
+    for name in imports_of(path):
+        if name != "eyas.__version__":
+            assert floor_of(name) <= floor_of(module_of(path)), f"{path} imports {name}"
+
+
+def test_no_stage_imports_a_stage() -> None:
+    for path in (SOURCE / "stages").glob("*.py"):
+        assert not [name for name in imports_of(path) if name.startswith("eyas.stages")], path
+
+
+def test_recipe_loads_without_torch() -> None:
+    code = "import sys, eyas.recipe, eyas.records, eyas.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_is_quick_and_loads_no_torch() -> None:
+    code = "import sys; sys.argv = ['eyas', '--help']\nimport eyas.cli\nprint('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "eyas", "--help"], capture_output=True, check=True)
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.8
+
+
+def test_files_stay_small() -> None:
+    sizes = sorted(len(path.read_text().splitlines()) for path in FILES)
+    assert sizes[len(sizes) // 2] <= 150
+    assert sizes[int(len(sizes) * 0.9)] <= 300
+    assert sizes[-1] <= 500
