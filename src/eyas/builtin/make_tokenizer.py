@@ -16,19 +16,16 @@ VOCABULARY = 320
 """A multiple of 32, which every quantised format likes."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAGS = ("<think>", "</think>")
-CORPUS = ["user\n", "assistant\n", "system\n", "\n\n", "reverse "] * 100
-"""What the merges are learnt from: the words that every conversation holds."""
+CORPUS = ["\n\n", "reverse ", "plus ", "minus ", "answer "] * 100
+"""What the merges are learnt from."""
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
-{{- '<|im_start|>' + message.role + '\\n' -}}
 {%- if message.role == 'assistant' -%}
 {%- generation -%}{{- message.content + '<|im_end|>' -}}{%- endgeneration -%}
-{%- else -%}{{- message.content + '<|im_end|>' -}}{%- endif -%}
-{{- '\\n' -}}
+{%- else -%}{{- '<|im_start|>' + message.content + '<|im_end|>' -}}{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
 {%- if enable_thinking is defined and not enable_thinking -%}{{- '<think>\\n\\n</think>\\n\\n' -}}{%- endif -%}
 {%- endif -%}
 """
