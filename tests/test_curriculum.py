@@ -11,7 +11,9 @@ from eyas.curriculum import frontier_weights, majority_answers, pass_rates, trai
 from eyas.records import Mode, SequenceRecord
 
 
-def rollout(example: str, *, grade: float | None = None, answer: str | None = None, mode: Mode = "fast") -> SequenceRecord:
+def rollout(
+    example: str, *, grade: float | None = None, answer: str | None = None, mode: Mode = "fast"
+) -> SequenceRecord:
     return SequenceRecord(
         example_id=example, sample=0, mode=mode, source="student", prompt_ids=[1], completion_ids=[2],
         finish_reason="stop", grade=grade, answer=answer,

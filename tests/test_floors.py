@@ -16,7 +16,7 @@ FLOORS = (
     {"losses", "packing", "curriculum", "filtering", "stats", "thinking", "splits", "grading"},
     {"storage", "engines", "tasks", "builtin"},
     {"stages", "report"},
-    {"cli", "pipeline", "graph", "planning", "estimates", "preflight", "init", "chat", "console"},
+    {"__main__", "cli", "pipeline", "graph", "planning", "estimates", "preflight", "init", "chat", "console"},
 )
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -39,7 +39,9 @@ def items(count: int, seed: int) -> list[TrainingItem]:
     for number in range(count):
         prompt = torch.randint(5, 300, (3 + number % 4,), generator=generator).tolist()
         completion = torch.randint(5, 300, (2 + number % 5,), generator=generator).tolist()
-        entries = [torch.randperm(300, generator=generator)[: 1 + position % 3].tolist() for position in range(len(completion))]
+        entries = [
+            torch.randperm(300, generator=generator)[: 1 + position % 3].tolist() for position in range(len(completion))
+        ]
         logprobs = [torch.log_softmax(torch.randn(len(e) + 1, generator=generator), -1)[:-1].tolist() for e in entries]
         record = SequenceRecord(
             example_id=str(number), sample=0, mode="fast", source="student", prompt_ids=prompt,
@@ -54,9 +56,7 @@ def loss_and_gradient(path: Path, *, packing: bool, micro_batch_size: int) -> tu
     model = load_model(path)
     attach_loss(model, LossSpec())
     training = TrainingSpec(batch_size=12, packing=packing, max_length=32)
-    loader = StepLoader(
-        items(12, 0), list(range(12)), training=training, micro_batch_size=micro_batch_size, pad_id=0
-    )
+    loader = StepLoader(items(12, 0), list(range(12)), training=training, micro_batch_size=micro_batch_size, pad_id=0)
     batch = loader.step(0)
     total = torch.zeros(())
     for micro_batch in batch.micro_batches:

@@ -19,7 +19,7 @@ from eyas.storage.tokenization import load_tokenizer
 from eyas.tasks.files import read_jsonl
 
 LEARNING_RATES = ((5e6, 2e-3), (50e6, 5e-4), (300e6, 1e-4), (700e6, 3e-5), (float("inf"), 1e-5))
-"""(largest student, learning rate): 1e-5 at 1 B is that of arXiv 2605.05940, 2e-3 the quickstart's; between, by size."""
+"""(largest student, learning rate): 1e-5 at 1 B is that of arXiv 2605.05940, 2e-3 the quickstart's; by size between."""
 LABEL_SHARE = 0.3
 """Share of a file's training examples whose answers are used; distillation needs the others' prompts only."""
 COUNT_LINES = 200_000

@@ -20,7 +20,8 @@ def sealed(directory: Path) -> Path:
     (directory / "data").mkdir(parents=True)
     (directory / "data" / "a.txt").write_text("a")
     seal(
-        directory, stage="sft", fingerprint="f", config={"k": 10}, inputs={}, facts={"tokens": 3}, seconds=1.5, made_on={},
+        directory, stage="sft", fingerprint="f", config={"k": 10}, inputs={}, facts={"tokens": 3}, seconds=1.5,
+        made_on={},
     )  # fmt: skip
     return directory
 
@@ -66,9 +67,14 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(path) as draft:
-        draft.write_text("new")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic_path(path) as draft:
+            draft.write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -176,7 +176,9 @@ def test_two_processes_equal_one(tiny_student: Path, tmp_path: Path) -> None:
         f"save_file({{k: v.clone() for k, v in weights.items()}}, {str(tmp_path)!r} + f'/rank{{rank}}.safetensors')\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         assert_same(one, load_file(tmp_path / f"rank{rank}.safetensors"), exact=False)

@@ -194,7 +194,8 @@ def _expand_evaluate(stage: EvaluateStage, *, has_teacher: bool) -> list[Stage]:
             sampling = stage.sampling.model_copy(update={"temperature": 1.0})
             rollout = RolloutStage(
                 type="rollout", name=f"{stage.name}.{prefix}-prefixes", model=model, data=stage.data,
-                prompts="validation", prefix=prefix, count=stage.divergence_prompts, modes=stage.modes, sampling=sampling,
+                prompts="validation", prefix=prefix, count=stage.divergence_prompts, modes=stage.modes,
+                sampling=sampling,
             )  # fmt: skip
             scores[prefix] = f"{stage.name}.{prefix}-scores"
             made += [rollout, ScoreStage(type="score", name=scores[prefix], sequences=rollout.name)]

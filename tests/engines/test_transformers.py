@@ -1,0 +1,168 @@
+"""The engine against transformers' own generate and a dense log-softmax."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from eyas.engines.base import Request
+from eyas.engines.sampling import next_tokens, uniform_streams
+from eyas.engines.transformers import TransformersEngine
+from eyas.errors import DataError, OutOfMemory
+from eyas.losses import sparse_divergence
+from eyas.recipe import ExecutionSpec, SamplingSpec
+from eyas.records import SequenceRecord, TeacherScores
+from eyas.storage.batches import TrainingItem
+from eyas.storage.models import load_model
+
+STOP = (2,)
+PROMPTS = [[5, 6, 7, 8], [9], [10, 11], [12, 13, 14, 15, 16, 17], [18, 19], [9]]
+
+
+def engine(path: Path, *, batch: int = 64) -> TransformersEngine:
+    return TransformersEngine(
+        load_model(path), execution=ExecutionSpec(generation_batch_size=batch, scoring_batch_size=3)
+    )
+
+
+def requests() -> list[Request]:
+    return [Request(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+
+
+def test_greedy_equals_transformers_generate(tiny_student: Path) -> None:
+    model = load_model(tiny_student)
+    sampling = SamplingSpec(temperature=0, max_completion_tokens=24)
+    ours = TransformersEngine(model, execution=ExecutionSpec()).generate(requests(), sampling=sampling, stop=STOP)
+    for prompt, made in zip(PROMPTS, ours, strict=True):
+        theirs = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=24, do_sample=False,
+            eos_token_id=2, pad_token_id=0,
+        )  # fmt: skip
+        assert made.completion_ids == theirs[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.8)])
+def test_recorded_logprobs_are_those_of_the_distribution_drawn_from(
+    tiny_student: Path, temperature: float, top_p: float
+) -> None:
+    sampling = SamplingSpec(temperature=temperature, top_p=top_p, max_completion_tokens=16)
+    model = load_model(tiny_student)
+    made = engine(tiny_student).generate(requests(), sampling=sampling, stop=STOP)
+    for prompt, result in zip(PROMPTS, made, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + result.completion_ids])).logits[0, len(prompt) - 1 : -1]
+        probabilities = (logits / temperature).softmax(-1)
+        for position, token in enumerate(result.completion_ids):
+            ordered, ids = probabilities[position].sort(descending=True)
+            kept = int((ordered.cumsum(0) - ordered < top_p).sum())
+            assert token in ids[:kept].tolist()
+            expected = (probabilities[position, token] / ordered[:kept].sum()).log().item()
+            assert result.logprobs[position] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_sample_depends_on_its_own_seed_alone(tiny_student: Path) -> None:
+    sampling = SamplingSpec(max_completion_tokens=16)
+    made = engine(tiny_student).generate(requests(), sampling=sampling, stop=STOP)
+    assert made == engine(tiny_student).generate(requests(), sampling=sampling, stop=STOP)
+    others = [Request(prompt, 100 + seed) for seed, prompt in enumerate(PROMPTS)]
+    others[3] = requests()[3]
+    mixed = engine(tiny_student).generate(others, sampling=sampling, stop=STOP)
+    assert mixed[3].completion_ids == made[3].completion_ids
+    assert mixed[1].completion_ids != made[1].completion_ids or mixed[4].completion_ids != made[4].completion_ids
+
+
+def test_a_cut_completion_has_no_stop_id_and_a_stopped_one_ends_with_it(tiny_student: Path) -> None:
+    sampling = SamplingSpec(max_completion_tokens=40)
+    many = [Request([5, 6], seed) for seed in range(64)]
+    made = engine(tiny_student).generate(many, sampling=sampling, stop=tuple(range(40)))
+    assert {result.finish_reason for result in made} == {"stop"}
+    for result in made:
+        assert result.completion_ids[-1] < 40
+        assert all(token >= 40 for token in result.completion_ids[:-1])
+    (cut,) = engine(tiny_student).generate(
+        [Request([5], 0)], sampling=SamplingSpec(max_completion_tokens=3), stop=(319,)
+    )
+    assert cut.finish_reason == "length"
+    assert len(cut.completion_ids) == 3
+    assert 319 not in cut.completion_ids
+
+
+def test_sampling_follows_the_distribution() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().repeat(20_000, 1)
+    ids, _ = next_tokens(logits, uniform_streams(range(20_000), 1)[:, 0], sampling=SamplingSpec())
+    shares = torch.bincount(ids, minlength=3) / 20_000
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2]), atol=0.015, rtol=0)
+
+
+def test_scores_equal_the_dense_top_k(tiny_student: Path) -> None:
+    model = load_model(tiny_student)
+    sequences = [([5, 6, 7], [8, 9]), ([5], [10, 11, 12, 13]), ([20, 21], [22])]
+    made = engine(tiny_student).score(sequences, top_k=4, mass=1.0, temperature=1.0)
+    for (prompt, completion), scores in zip(sequences, made, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        values, ids = logits.log_softmax(-1).topk(4)
+        assert scores.ids == ids.tolist()
+        torch.testing.assert_close(torch.tensor(scores.logprobs), values, atol=4e-3, rtol=0)
+        own = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(scores.token_logprobs), own, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            torch.tensor(scores.captured_mass), torch.tensor(scores.logprobs).exp().sum(-1), atol=1e-5, rtol=0
+        )
+
+
+def test_an_entry_list_ends_where_its_mass_is_reached(tiny_student: Path) -> None:
+    (scores,) = engine(tiny_student).score([([5], [6, 7])], top_k=50, mass=0.05, temperature=1.0)
+    for logprobs in scores.logprobs:
+        assert torch.tensor(logprobs).exp().sum() >= 0.05
+        assert torch.tensor(logprobs[:-1]).exp().sum() < 0.05
+
+
+def test_temperature_divides_the_teachers_logits(tiny_student: Path) -> None:
+    model = load_model(tiny_student)
+    (scores,) = engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=2.0)
+    with torch.no_grad():
+        values, _ = (model(torch.tensor([[5]])).logits[0, -1] / 2.0).log_softmax(-1).topk(3)
+    torch.testing.assert_close(torch.tensor(scores.logprobs[0]), values, atol=4e-3, rtol=0)
+
+
+def test_divergence_is_the_sum_over_completion_tokens(tiny_student: Path, tiny_teacher: Path) -> None:
+    sequences = [([5, 6, 7], [8, 9]), ([5], [10, 11, 12, 13])]
+    scores = engine(tiny_teacher).score(sequences, top_k=10, mass=1.0, temperature=1.0)
+    items = [item(prompt, completion, s) for (prompt, completion), s in zip(sequences, scores, strict=True)]
+    total, count = engine(tiny_student).divergence(items)
+    model, expected = load_model(tiny_student), 0.0
+    for (prompt, completion), s in zip(sequences, scores, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        expected += sparse_divergence(
+            logits, torch.tensor(s.ids), torch.tensor(s.logprobs), divergence="forward_kl", tail="bucket"
+        ).sum()
+    assert count == 6
+    assert total == pytest.approx(float(expected), rel=1e-4)
+    own, _ = engine(tiny_teacher).divergence(items)
+    assert own / count < 1e-3 < total / count
+
+
+def item(prompt: list[int], completion: list[int], scores: TeacherScores) -> TrainingItem:
+    record = SequenceRecord(
+        example_id="x", sample=0, mode="fast", source="student", prompt_ids=prompt, completion_ids=completion,
+        finish_reason="stop",
+    )  # fmt: skip
+    return TrainingItem(record, scores=scores)
+
+
+def test_a_prompt_longer_than_the_context_is_named(tiny_student: Path) -> None:
+    with pytest.raises(DataError, match=r"128 tokens does not fit the model's context of 128"):
+        engine(tiny_student).generate([Request([5] * 128, 0)], sampling=SamplingSpec(), stop=STOP)
+
+
+def test_out_of_memory_names_the_setting(tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("eyas.engines.transformers.hidden_states", full)
+    with pytest.raises(OutOfMemory, match="lower execution.scoring_batch_size"):
+        engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=1.0)

@@ -1,0 +1,177 @@
+"""The whole pipeline on a tiny pair: values, resume, corruption, limits and what the command line says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eyas.storage.shards import shard_paths
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def eyas(*arguments: str | Path, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "eyas", *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT,
+        check=False, input=stdin,
+    )  # fmt: skip
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def weights(run: Path, role: str = "distilled") -> str:
+    return hashlib.sha256((run / "models" / role / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def finished(small_recipe: Path, tmp_path: Path) -> Path:
+    eyas("run", small_recipe, "--out", tmp_path / "runs")
+    return tmp_path / "runs" / "small"
+
+
+def test_a_run_measures_distils_resumes_and_heals(finished: Path, small_recipe: Path, tmp_path: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    index = {name: finished / path for name, path in json.loads((finished / "index.json").read_text()).items()}
+
+    # Distillation brings the student closer to the teacher than SFT did, on both kinds of prefixes.
+    facts = {
+        role: json.loads((index[f"evaluate.{role}"] / "manifest.json").read_text())["facts"]
+        for role in ("sft", "distilled")
+    }
+    for prefix in ("teacher", "student"):
+        assert facts["distilled"]["divergence"][prefix]["value"] < facts["sft"]["divergence"][prefix]["value"]
+    # The control trained for as many tokens, to within one step.
+    tokens = {
+        name: json.loads((index[name] / "manifest.json").read_text())["facts"]["tokens"]
+        for name in index
+        if name in ("control", "distill", "distill.1")
+    }
+    assert tokens["control"] == pytest.approx(tokens["distill"] + tokens["distill.1"], rel=0.1)
+    assert {"base", "sft", "control", "distilled", "teacher"} <= summary["models"].keys()
+    assert summary["models"]["distilled"]["accuracy"]["fast"]["n"] == 16
+    assert 0 < summary["cache"]["mean_captured_mass"] <= 1
+
+    # The same command again does nothing and changes nothing.
+    before = {path: path.stat().st_mtime_ns for path in index["distill"].rglob("*") if path.is_file()}
+    again = eyas("run", small_recipe, "--out", tmp_path / "runs")
+    assert "done in" not in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in index["distill"].rglob("*") if path.is_file()}
+    plan = eyas("plan", small_recipe, "--out", tmp_path / "runs").stdout
+    assert "to do" not in plan
+    assert "320 tokens with the same ids" in plan
+
+    # A corrupt shard is found and redone, and what was made from it stays.
+    final = weights(finished)
+    (shard,) = shard_paths(index["distill.1.rollout"] / "sequences")
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    healed = eyas("run", small_recipe, "--out", tmp_path / "runs").stdout
+    assert "distill.1.rollout: done in" in healed
+    assert "distill: done in" not in healed
+    assert shard.read_bytes() == content
+    assert weights(finished) == final
+
+    # Another execution setting redoes nothing; another seed redoes what depends on it.
+    same = eyas("run", small_recipe, "--out", tmp_path / "runs", "--set", "execution.scoring_batch_size=7")
+    assert "done in" not in same.stdout
+    other = eyas("plan", small_recipe, "--out", tmp_path / "runs", "--set", "seed=1").stdout
+    assert "to do" in other
+
+    # The student talks.
+    chat = eyas("chat", finished, "--max-tokens", "8", stdin="12+30\n/fast\n12+30\n/quit\n")
+    assert "small, distilled." in chat.stdout
+    assert "fast >" in chat.stdout
+    missing = eyas("chat", finished, "--model", "nobody", check=False)
+    assert missing.returncode == 1
+    assert "found: base, control, distilled, sft, teacher" in missing.stderr
+
+
+def test_killed_at_ten_random_moments_the_final_weights_are_bit_equal(
+    finished: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(0)
+    command = [sys.executable, "-m", "eyas", "run", str(small_recipe), "--out", str(tmp_path / "killed")]
+    kills = 0
+    for _ in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT)
+        time.sleep(rng.uniform(4.0, 9.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    eyas("run", small_recipe, "--out", tmp_path / "killed")
+    assert kills >= 3
+    for role in ("sft", "control", "distilled"):
+        assert weights(tmp_path / "killed" / "small", role) == weights(finished, role)
+
+
+def test_two_runs_in_one_directory_the_second_is_told(small_recipe: Path, tmp_path: Path) -> None:
+    from eyas.storage.locks import locked
+
+    with locked(tmp_path / "runs" / "small", purpose="run small"):
+        done = eyas("run", small_recipe, "--out", tmp_path / "runs", check=False)
+    assert done.returncode == 1
+    assert f"process {os.getpid()}" in done.stderr
+
+
+def test_limit_is_a_smoke_run(small_recipe: Path, tmp_path: Path) -> None:
+    eyas("run", small_recipe, "--out", tmp_path / "runs", "--limit", "4")
+    summary = json.loads((tmp_path / "runs" / "small" / "summary.json").read_text())
+    assert summary["models"]["distilled"]["accuracy"]["fast"]["n"] == 4
+
+
+def test_a_single_stage_runs_what_it_needs(small_recipe: Path, tmp_path: Path) -> None:
+    done = eyas("prepare", small_recipe, "--out", tmp_path / "runs")
+    assert "prepare-" in done.stdout
+    made = {path.name.split("-")[0] for path in (tmp_path / "runs" / "artifacts").iterdir()}
+    assert made == {"model", "prepare"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.distill.rollot={}", "RecipeError"),
+        ("student=builtin:nano-nobody", "ModelError: builtin:nano-nobody: no such built-in model"),
+        ("stages.prepare.source={type: file, path: /nowhere.jsonl}", "DataError: /nowhere.jsonl: cannot be read"),
+        ("stages.distill.rollout.sampling.max_completion_tokens=1", "reached 1 tokens without a stop token"),
+        ("stages.evaluate.sampling.max_completion_tokens=500", "PairMismatch: a prompt and 500 completion tokens"),
+        ("stages.sft.training.max_length=8", "all longer than training.max_length 8"),
+        ("stages.sft.training.learning_rate=1.0e+30", "NonFiniteLoss: step"),
+    ],
+)
+def test_each_mistake_is_one_clear_error(small_recipe: Path, tmp_path: Path, override: str, message: str) -> None:
+    done = eyas("run", small_recipe, "--out", tmp_path / "runs", "--set", override, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_read_only_workspace_says_so(small_recipe: Path) -> None:
+    done = eyas("run", small_recipe, "--out", "/proc/nowhere", check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_init_writes_a_recipe_that_plans(tiny_student: Path, tiny_teacher: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [{"question": f"{i}+{j}", "answer": f"{i}+{j}={i + j}\n#### {i + j}"} for i in range(20) for j in range(20)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = tmp_path / "mine.yaml"
+    done = eyas("init", "--student", tiny_student, "--teacher", tiny_teacher, "--data", data, "--to", recipe)
+    assert "Wrote" in done.stdout
+    assert "thinking: qwen3" in recipe.read_text()
+    plan = eyas("plan", recipe, "--out", tmp_path / "runs").stdout
+    assert "distill.2.rollout" in plan
+    again = eyas(
+        "init", "--student", tiny_student, "--teacher", tiny_teacher, "--data", data, "--to", recipe, check=False
+    )
+    assert "exists already" in again.stderr
