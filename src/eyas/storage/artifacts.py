@@ -20,6 +20,8 @@ FORMAT = 1
 """Version of the artifact layout; a reader refuses a newer one."""
 MANIFEST = "manifest.json"
 CLOCK = "clock.json"
+UNSEALED = {"checkpoints", "tensorboard", MANIFEST, CLOCK}
+"""What a manifest does not vouch for: itself, private state, logs for the eye."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +128,11 @@ def seal(
     facts: Mapping[str, Any], seconds: float, made_on: Mapping[str, Any],
 ) -> Artifact:  # fmt: skip
     """Write the manifest, last: from here on the artifact exists."""
-    skip = {MANIFEST, CLOCK}
+    paths = sorted(path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
     files = {
-        str(path.relative_to(directory)): sha256_of(path)
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-        and path.name not in skip
-        and not path.name.startswith(".")
-        and "checkpoints" not in path.parts
+        str(path): sha256_of(directory / path)
+        for path in paths
+        if not path.name.startswith(".") and not UNSEALED & set(path.parts)
     }
     write_json(
         directory / MANIFEST,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -197,6 +198,7 @@ def train(
         use_cpu=execution.device == "cpu",
         dataloader_pin_memory=False,
     )
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "tensorboard")
     trainer = EyasTrainer(model, args, loader=loader, root=root, clock=clock)
     trainer.add_callback(_StepCallback(progress, selections, select))
     found = checkpoints.latest_valid(root)

@@ -16,10 +16,14 @@ def canonical_key(terms: list[int]) -> str:
 
 
 def arithmetic_example(terms: list[int]) -> Example:
-    """The problem `12+45-33` with its running steps `12+45=57`, `57-33=24` and its answer."""
-    total = terms[0]
+    """The problem `12+45-33` with its running steps `12+45=57`, `57-33=24` and its answer.
+
+    Its level is the number of steps whose last digits carry or borrow.
+    """
+    total, carries = terms[0], 0
     steps = []
     for term in terms[1:]:
+        carries += (abs(total) % 10 + abs(term) % 10 >= 10) if total * term > 0 else (abs(total) % 10 < abs(term) % 10)
         steps.append(f"{total}{term:+d}={total + term}")
         total += term
     problem = str(terms[0]) + "".join(f"{term:+d}" for term in terms[1:])
@@ -29,7 +33,7 @@ def arithmetic_example(terms: list[int]) -> Example:
         answer=str(total),
         reasoning="\n".join(steps),
         grader="numeric",
-        level=f"{len(terms)} terms",
+        level=f"{carries} carr{'y' if carries == 1 else 'ies'}",
     )
 
 
