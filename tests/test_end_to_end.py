@@ -155,6 +155,22 @@ def test_each_mistake_is_one_clear_error(small_recipe: Path, tmp_path: Path, ove
     assert "Traceback" not in done.stderr
 
 
+def test_lora_is_merged_into_loadable_weights(small_recipe: Path, tiny_student: Path, tmp_path: Path) -> None:
+    import torch
+
+    from eyas.storage.models import load_model
+
+    eyas(
+        "sft", small_recipe, "--out", tmp_path / "runs", "--name", "sft", "--set", "stages.sft.training.lora={rank: 4}"
+    )
+    (made,) = (tmp_path / "runs" / "artifacts").glob("sft-*/model")
+    before, after = load_model(tiny_student).state_dict(), load_model(made).state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "model.layers.0.self_attn.q_proj.weight" in changed
+    assert "model.embed_tokens.weight" not in changed
+
+
 def test_a_read_only_workspace_says_so(small_recipe: Path) -> None:
     done = eyas("run", small_recipe, "--out", "/proc/nowhere", check=False)
     assert done.returncode == 1

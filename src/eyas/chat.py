@@ -28,7 +28,7 @@ def chat_with(run: Path, *, role: str, temperature: float, max_completion_tokens
     recipe = parse_recipe(read_json(run / "resolved.json"), where=str(run / "resolved.json"))
     console = Console(highlight=False)
     console.print(f"{recipe.name}, {role}. {HELP}")
-    respondent = load_respondent(path, thinking=recipe.thinking, execution=recipe.execution)
+    respondent = load_respondent(path, dtype=recipe.student.dtype, thinking=recipe.thinking, execution=recipe.execution)
     sampling = SamplingSpec(temperature=temperature, max_completion_tokens=max_completion_tokens)
     mode: Mode = "reasoning"
     turns: list[tuple[str, str]] = []

@@ -130,7 +130,7 @@ def _make(
         bar.start(1, unit="model")
         materialise(node.stage, node.directory, seed=recipe.seed)
         path = node.directory / "model"
-        return {"parameters": parameter_count(path), "bytes": weight_bytes(path)}
+        return {"parameters": parameter_count(path), "bytes": weight_bytes(path), "dtype": node.stage.dtype}
     stage = importlib.import_module(f"eyas.stages.{node.type}")
     context = StageContext(
         recipe=recipe,

@@ -164,5 +164,5 @@ def test_out_of_memory_names_the_setting(tiny_student: Path, monkeypatch: pytest
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("eyas.engines.transformers.hidden_states", full)
-    with pytest.raises(OutOfMemory, match="lower execution.scoring_batch_size"):
+    with pytest.raises(OutOfMemory, match=r"lower execution.scoring_batch_size"):
         engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=1.0)

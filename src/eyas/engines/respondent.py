@@ -70,12 +70,12 @@ class Respondent:
         )
 
 
-def load_respondent(path: Path, *, thinking: ThinkingSpec, execution: ExecutionSpec) -> Respondent:
+def load_respondent(path: Path, *, dtype: str, thinking: ThinkingSpec, execution: ExecutionSpec) -> Respondent:
     """The model in a Hugging Face directory, ready to answer.
 
     Raises: ModelError, if it cannot be loaded.
     """
     tokenizer = load_tokenizer(path)
-    model = load_model(path, device=device_of(execution))
+    model = load_model(path, dtype=dtype, device=device_of(execution))
     engine = TransformersEngine(model, execution=execution)
     return Respondent(engine=engine, tokenizer=tokenizer, stop=stop_ids(tokenizer, path), thinking=thinking)

@@ -29,7 +29,12 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
     test = list(read_records(root / "test", kind=Example))
     off_task = list(read_records(root / "off_task", kind=Example))
     context.progress.start((len(test) + len(off_task)) * len(stage.modes), unit="answers")
-    respondent = load_respondent(path, thinking=context.recipe.thinking, execution=context.execution)
+    respondent = load_respondent(
+        path,
+        dtype=context.model_dtype(f"model:{role}"),
+        thinking=context.recipe.thinking,
+        execution=context.execution,
+    )
     started = time.monotonic()
     predictions = _answers(stage, context, respondent, test, "predictions")
     seconds = time.monotonic() - started

@@ -75,7 +75,12 @@ def _labels(context: StageContext) -> Maker:
 
 def _samples(stage: RolloutStage, context: StageContext) -> Maker:
     """Sampled and graded sequences. The random streams depend on split and example, not on the model."""
-    respondent = load_respondent(context.model_path(), thinking=context.recipe.thinking, execution=context.execution)
+    respondent = load_respondent(
+        context.model_path(),
+        dtype=context.model_dtype(),
+        thinking=context.recipe.thinking,
+        execution=context.execution,
+    )
     source: Source = "teacher" if stage.prefix == "teacher" else "student"
 
     def make(unit: Sequence[Job]) -> list[SequenceRecord]:

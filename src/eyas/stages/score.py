@@ -27,7 +27,7 @@ def run(stage: ScoreStage, context: StageContext) -> dict[str, Any]:
     missing = [index for index in range(len(units)) if shard_path(directory, index) is None]
     context.progress.start(len(distinct), unit="sequences", done=len(distinct) - sum(len(units[i]) for i in missing))
     if missing:
-        model = load_model(context.model_path(), device=device_of(context.execution))
+        model = load_model(context.model_path(), dtype=context.model_dtype(), device=device_of(context.execution))
         engine = TransformersEngine(model, execution=context.execution)
         for index in missing:
             scores = engine.score(units[index], top_k=stage.top_k, mass=stage.mass, temperature=stage.temperature)

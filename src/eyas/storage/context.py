@@ -52,3 +52,7 @@ class StageContext:
     def model_path(self, field: str = "model") -> Path:
         """Hugging Face directory of a model input: the artifact's `model/`."""
         return self.inputs[field].path / "model"
+
+    def model_dtype(self, field: str = "model") -> str:
+        """Numeric type that a model input is to be held in."""
+        return str(self.inputs[field].facts["dtype"])

@@ -92,6 +92,8 @@ def finetune(
 ) -> dict[str, Any]:
     """Train from the context's input model on `items`, write `model/` and `log.jsonl`, return the facts.
 
+    Weights are trained in float32, with autocast where the model's own type is narrower, and saved in that type.
+
     With `validate` the weights after each step in `selections` are candidates and the best one is saved.
 
     Raises: NonFiniteLoss, OutOfMemory, ModelError.
@@ -99,7 +101,8 @@ def finetune(
     torch.manual_seed(seed_for(context.recipe.seed, "training") % 2**32)
     path = context.model_path()
     tokenizer = load_tokenizer(path)
-    model = load_model(path, dtype=_dtype(context), device=device_of(context.execution))
+    model = load_model(path, dtype="float32", device=device_of(context.execution))
+    dtype = context.model_dtype()
     keys: list[Key] = [(item.sequence.example_id, item.sequence.mode) for item in items]
     stream = training_order(keys, order=curriculum.order, rates=rates.rates, modes=modes, seed=context.recipe.seed)
     loader = StepLoader(
@@ -125,6 +128,7 @@ def finetune(
         loader,
         training=training,
         execution=context.execution,
+        dtype=dtype,
         directory=context.directory,
         clock=context.clock,
         progress=context.progress,
@@ -134,20 +138,17 @@ def finetune(
     chosen = candidates.restore_best() if validate is not None else {}
     detach_loss(model)
     merged = trainable.merge_and_unload() if training.lora is not None else model
-    save_model(merged, tokenizer, context.directory / "model", card=card)
+    save_model(merged.to(getattr(torch, dtype)), tokenizer, context.directory / "model", card=card)
     write_log(context.directory / "log.jsonl", trained.log)
     candidates.discard()
     return {
+        "dtype": dtype,
         "steps": trained.steps,
         "tokens": trained.tokens,
         "sequences": len(items),
         "tokens_per_second": trained.tokens / max(context.clock.seconds, 1e-9),
         "pass_rates": {"graded": rates.graded, "pseudo": rates.pseudo, "unknown": rates.unknown},
     } | chosen
-
-
-def _dtype(context: StageContext) -> str:
-    return context.recipe.student.dtype
 
 
 def _with_lora(model: PreTrainedModel, training: TrainingSpec) -> Any:

@@ -86,7 +86,7 @@ def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
     plain = spec.keep_layers is None and spec.tokenizer is None
     if spec.config is None and plain and _origin(spec) != SMOLLM2:
         with atomic_path(target) as draft:
-            draft.symlink_to(_snapshot(spec).resolve(), target_is_directory=True)
+            _link(_snapshot(spec).resolve(), draft)
         return
     if spec.config is not None:
         model, tokenizer = _random_model(spec, seed=seed)
@@ -101,6 +101,24 @@ def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
         keep_layers(model, spec.keep_layers)
     card = f"Made by eyas from `{spec.model_dump_json(by_alias=True, exclude_none=True)}`."
     save_model(model.to(getattr(torch, spec.dtype)), tokenizer, target, card=card)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a model directory; one of openPangu-Embedded's layout gets a Llama config of its own beside linked files.
+
+    Source: openPangu-Embedded is Llama with biases in q, k, v and o (its config.json and modelling code).
+    """
+    config = json.loads((source / "config.json").read_text())
+    if config.get("model_type") != "PanguEmbedded":
+        target.symlink_to(source, target_is_directory=True)
+        return
+    target.mkdir()
+    for file in source.iterdir():
+        if file.suffix != ".py" and file.name != "config.json":
+            (target / file.name).symlink_to(file)
+    config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": config.get("bias", True)}
+    config.pop("auto_map", None)
+    (target / "config.json").write_text(json.dumps(config, indent=1))
 
 
 def _snapshot(spec: ModelSpec) -> Path:

@@ -82,7 +82,8 @@ class EyasTrainer(Trainer):
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
             last = number == len(batch.micro_batches)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                sums = model(**self._prepare_inputs(micro_batch))
+                with self.compute_loss_context_manager():
+                    sums = model(**self._prepare_inputs(micro_batch))
                 # The ranks' gradients are averaged, hence the factor.
                 self.accelerator.backward(sums.total * (world / count))
             totals += torch.stack([sums.total.detach(), sums.cross_entropy, sums.divergence])
@@ -161,6 +162,7 @@ def train(
     *,
     training: TrainingSpec,
     execution: ExecutionSpec,
+    dtype: str = "float32",
     directory: Path,
     clock: StageClock,
     progress: Progress,
@@ -169,7 +171,8 @@ def train(
 ) -> Trained:
     """Train in place from the newest valid checkpoint in `directory`, or from the start.
 
-    `model` has its loss attached; `select` is called after each step in `selections`, before its checkpoint.
+    `model` is float32 and has its loss attached; `dtype` is what autocast computes in; `select`
+    is called after each step in `selections`, before its checkpoint.
 
     Raises: NonFiniteLoss, before the update; OutOfMemory, naming the setting to lower; StorageError.
     """
@@ -197,6 +200,8 @@ def train(
         disable_tqdm=True,
         use_cpu=execution.device == "cpu",
         dataloader_pin_memory=False,
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
     )
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "tensorboard")
     trainer = EyasTrainer(model, args, loader=loader, root=root, clock=clock)
