@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from eyas.records import Example
 
 NGRAM = 13
 """Words of a shared run that count as a leak: GPT-3's decontamination (arXiv 2005.14165, appendix C)."""
+BOILERPLATE = 10
+"""A run of words in more prompts than this is an instruction or a system prompt, not a problem; the same source
+ignores runs that collide with more than 10 training documents. Here evaluation prompts count too."""
 
 
 def normalised(text: str) -> str:
@@ -31,24 +35,38 @@ class EvaluationSet:
     """The problems that no training prompt may repeat."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
-        texts = [prompt_text(example) for example in examples]
-        self._texts = set(texts)
-        self._ngrams = set().union(*map(ngrams, texts)) if texts else set()
+        self._texts = {prompt_text(example) for example in examples}
+        self._prompts_with = Counter(gram for text in self._texts for gram in ngrams(text))
 
-    def leak(self, text: str) -> str | None:
+    def identifying(self, texts: Iterable[str]) -> frozenset[str]:
+        """The evaluation prompts' n-grams without boilerplate, given the distinct normalised training prompts."""
+        if not self._prompts_with:
+            return frozenset()
+        prompts_with = self._prompts_with.copy()
+        for text in texts:
+            prompts_with.update(gram for gram in ngrams(text) if gram in self._prompts_with)
+        return frozenset(gram for gram, prompts in prompts_with.items() if prompts <= BOILERPLATE)
+
+    def leak(self, text: str, *, identifying: frozenset[str]) -> str | None:
         """Why this normalised prompt is a leak: `same_as_evaluation`, `shares_13_words_with_evaluation`, or None."""
         if text in self._texts:
             return "same_as_evaluation"
-        if self._ngrams and not self._ngrams.isdisjoint(ngrams(text)):
+        if identifying and not identifying.isdisjoint(ngrams(text)):
             return "shares_13_words_with_evaluation"
         return None
 
 
-def filtered(examples: Iterable[Example], *, evaluation: EvaluationSet) -> Iterator[tuple[Example, str | None]]:
+def filtered(examples: Sequence[Example], *, evaluation: EvaluationSet) -> list[tuple[Example, str | None]]:
     """Each example with the reason to drop it, None to keep it; `duplicate` for a prompt met before."""
+    texts = [prompt_text(example) for example in examples]
+    identifying = evaluation.identifying(dict.fromkeys(texts))
     seen: set[str] = set()
-    for example in examples:
-        text = prompt_text(example)
-        reason = "empty_prompt" if not text else "duplicate" if text in seen else evaluation.leak(text)
+    found: list[tuple[Example, str | None]] = []
+    for example, text in zip(examples, texts, strict=True):
+        if not text:
+            reason: str | None = "empty_prompt"
+        else:
+            reason = "duplicate" if text in seen else evaluation.leak(text, identifying=identifying)
         seen.add(text)
-        yield example, reason
+        found.append((example, reason))
+    return found

@@ -9,7 +9,7 @@ from eyas.grading.reasoning_gym import grade_reasoning_gym
 from eyas.grading.text import extract_exact, extract_numeric, grade_exact, grade_numeric
 from eyas.records import Example
 
-VERSION = 1
+VERSION = 2
 """Raised when any grader's verdicts change; part of every artifact that holds grades."""
 
 Grader = Callable[[str, Example], float]

@@ -6,7 +6,7 @@ import json
 from functools import cache
 from typing import Any
 
-from eyas.errors import MissingExtra
+from eyas.errors import GradingError, MissingExtra
 from eyas.records import Example
 
 
@@ -25,5 +25,16 @@ def grade_reasoning_gym(text: str, example: Example) -> float:
     `example.metadata` is the task's own entry as JSON.
     Source: https://github.com/open-thought/reasoning-gym, `ProceduralDataset.score_answer`.
     """
-    entry = json.loads(example.metadata)
-    return float(_scorer(entry["metadata"]["source_dataset"])(text.strip(), entry) >= 1.0)
+    try:
+        entry = json.loads(example.metadata)
+        task = entry["metadata"]["source_dataset"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise GradingError(
+            "the grader 'reasoning_gym' needs reasoning-gym's own entry as metadata; use `numeric` or `exact` for files."
+        ) from error
+    score_answer = _scorer(task)
+    try:
+        score = score_answer(text.strip(), entry)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SyntaxError, RecursionError):
+        return 0.0  # some verifiers parse without a guard: prime_factorization raises on any text but a product
+    return float(score is not None and score >= 1.0)

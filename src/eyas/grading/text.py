@@ -7,7 +7,8 @@ from decimal import Decimal
 
 from eyas.records import Example
 
-_NUMBER = re.compile(r"[-−]?\$?\d[\d,]*(?:\.\d+)?|[-−]?\.\d+")
+_NUMBER = re.compile(r"(?:(?<![\w)])[-−])?(?:\$?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)")
+"""A minus after a letter, a digit or a bracket is a dash or an operator (`10-12`); commas only part thousands."""
 
 
 def extract_numeric(text: str) -> str | None:

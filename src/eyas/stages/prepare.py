@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from typing import Any
 
 from eyas.errors import DataError
 from eyas.filtering import EvaluationSet, filtered
+from eyas.grading import grade
 from eyas.recipe import PrepareStage
 from eyas.records import Example, Split
 from eyas.storage.artifacts import atomic_path
@@ -19,50 +22,115 @@ from eyas.tasks import load_examples
 SHARD = 20_000
 EVALUATION_SEED = 0
 """Test, validation and off-task problems do not depend on the recipe's seed: runs over seeds share them."""
+TOP_UPS = 3
+"""How often more is asked of a source for what was dropped; each time what the yield so far says is needed."""
+Dropped = dict[str, str]
 
 
 def run(stage: PrepareStage, context: StageContext) -> dict[str, Any]:
-    """Write `examples/SPLIT/`, and `dropped.jsonl` with the reason for each dropped example."""
-    wanted = stage.labelled + stage.unlabelled
-    context.progress.start(wanted + stage.validation + stage.test, unit="examples")
-    test = list(load_examples(stage.source, split="test", count=stage.test, seed=EVALUATION_SEED))
-    validation = list(load_examples(stage.source, split="validation", count=stage.validation, seed=EVALUATION_SEED))
+    """Write `examples/SPLIT/`, and `dropped.jsonl` with the reason for each dropped example.
+
+    Raises: DataError, if a split is empty or its answers cannot be graded; whatever `load_examples` raises.
+    """
+    context.progress.start(stage.labelled + stage.unlabelled + stage.validation + stage.test, unit="examples")
+    test, dropped = _held_out(stage, "test", stage.test, known=[])
+    validation, dropped_validation = _held_out(stage, "validation", stage.validation, known=test)
+    rejected = _rejected_by_their_grader(test)
     context.progress.advance(len(test) + len(validation))
-    kept: list[Example] = []
-    dropped: list[dict[str, str]] = []
-    loaded = load_examples(stage.source, split="train", count=wanted, seed=context.recipe.seed)
-    for example, reason in filtered(loaded, evaluation=EvaluationSet([*test, *validation])):
-        context.progress.advance()
-        if reason is None:
-            kept.append(example)
-        else:
-            dropped.append({"id": example.id, "reason": reason, "prompt": example.prompt[-1][1]})
+    kept, dropped_training = _training(stage, seed=context.recipe.seed, held_out=[*test, *validation])
+    context.progress.advance(stage.labelled + stage.unlabelled)
+    dropped += dropped_validation + dropped_training
     for name, found in {"test": test, "validation": validation, "training": kept}.items():
         if not found:
-            raise DataError(
-                f"no {name} examples: the source gave none ({len(dropped)} were dropped as duplicates or leaks). "
-                "A file needs a few dozen problems, or its own `test_path`."
-            )
-    kept.sort(key=lambda example: example.id)
+            raise DataError(_nothing_left(name, dropped))
+    labelled = [example for example in kept if example.answer is not None][: stage.labelled]
+    taken = {example.id for example in labelled}
+    unlabelled = [_without_answer(example) for example in kept if example.id not in taken][: stage.unlabelled]
     splits: dict[Split, list[Example]] = {
-        "labelled": kept[: stage.labelled],
-        "unlabelled": [_without_answer(example) for example in kept[stage.labelled :]],
+        "labelled": labelled,
+        "unlabelled": unlabelled,
         "validation": validation,
         "test": test,
         "off_task": _off_task(stage),
     }
     for split, examples in splits.items():
+        directory = context.directory / "examples" / split
         for index, start in enumerate(range(0, len(examples), SHARD)):
-            directory = context.directory / "examples" / split
             write_shard(directory, index, examples[start : start + SHARD], kind=Example)
     with atomic_path(context.directory / "dropped.jsonl") as draft:
         draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in dropped))
     return {
+        "source": stage.source.type,
         "counts": {split: len(examples) for split, examples in splits.items()},
-        "asked": {"labelled": stage.labelled, "unlabelled": stage.unlabelled},
+        "asked": {name: getattr(stage, name) for name in ("labelled", "unlabelled", "validation", "test")},
         "dropped": dict(Counter(row["reason"] for row in dropped)),
-        "answered": sum(example.answer is not None for example in splits["labelled"]),
+        "answered": len(labelled),
+        "test_answers_rejected_by_their_grader": rejected,
     }
+
+
+def _held_out(
+    stage: PrepareStage, split: Any, count: int, *, known: Sequence[Example]
+) -> tuple[list[Example], list[Dropped]]:
+    """Distinct answered problems of a held-out split, none of which is in `known`."""
+    loaded = list(load_examples(stage.source, split=split, count=count, seed=EVALUATION_SEED))
+    judged = [
+        (example, reason or ("no_answer_to_grade_by" if example.answer is None else None))
+        for example, reason in filtered(loaded, evaluation=EvaluationSet(known))
+    ]
+    return _parted(judged, split)
+
+
+def _training(stage: PrepareStage, *, seed: int, held_out: Sequence[Example]) -> tuple[list[Example], list[Dropped]]:
+    """Training examples in the order of their hash; more is loaded for what was dropped or lacks an answer."""
+    evaluation = EvaluationSet(held_out)
+    wanted = asked = stage.labelled + stage.unlabelled
+    for top_up in range(TOP_UPS + 1):
+        loaded = list(load_examples(stage.source, split="train", count=asked, seed=seed))
+        kept, dropped = _parted(filtered(loaded, evaluation=evaluation), "train")
+        answered = sum(example.answer is not None for example in kept)
+        missing = max(wanted / max(len(kept), 1), stage.labelled / max(answered, 1))
+        if missing <= 1 or len(loaded) < asked or top_up == TOP_UPS:
+            break
+        asked = ceil(asked * missing * 1.05) + 16
+    return sorted(kept, key=lambda example: example.id), dropped
+
+
+def _parted(judged: Sequence[tuple[Example, str | None]], split: str) -> tuple[list[Example], list[Dropped]]:
+    kept = [example for example, reason in judged if reason is None]
+    dropped = [
+        {"id": example.id, "split": split, "reason": reason, "prompt": example.prompt[-1][1]}
+        for example, reason in judged
+        if reason is not None
+    ]
+    return kept, dropped
+
+
+def _rejected_by_their_grader(test: Sequence[Example]) -> int:
+    """How many reference answers their own grader calls wrong.
+
+    Raises: DataError, if all of them: every accuracy would be 0.
+    """
+    rejected = [example for example in test if grade(example.answer or "", example) != 1.0]
+    if test and len(rejected) == len(test):
+        first = rejected[0]
+        raise DataError(
+            f"the grader {first.grader!r} accepts none of the {len(test)} reference answers of the test split, "
+            f"for instance {(first.answer or '')[:80]!r}. Choose another `grader` in the source (`numeric`, `exact`)."
+        )
+    return len(rejected)
+
+
+def _nothing_left(split: str, dropped: Sequence[Dropped]) -> str:
+    name = "train" if split == "training" else split
+    reasons = Counter(row["reason"] for row in dropped if row["split"] == name)
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return (
+        f"no {split} examples: "
+        + (f"all that the source gave were dropped ({why}). " if why else "the source gave none. ")
+        + "A file needs a few dozen different problems with answers, or its own `test_path`; "
+        "`labelled` and `unlabelled` must not both be 0."
+    )
 
 
 def _off_task(stage: PrepareStage) -> list[Example]:

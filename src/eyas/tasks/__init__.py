@@ -1,7 +1,8 @@
 """Floor 2: where examples come from. One module per kind of source; `load_examples` picks it.
 
 A source gives examples of any split in an order that may depend on the seed; which split a problem belongs
-to depends on the problem alone (eyas.splits), except where the user hands over a test file.
+to depends on the problem alone (eyas.splits), except where the user hands over a test file. Generators never
+repeat a problem; files and hub data sets are given as they are, so that `prepare` can count their duplicates.
 """
 
 from __future__ import annotations
@@ -30,43 +31,46 @@ PATIENCE = 200
 
 
 def load_examples(source: DataSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:
-    """At most `count` examples of a split, no key twice.
+    """At most `count` examples of a split; fewer only if the source has no more.
 
-    Raises: DataError, naming file and line of a malformed record; MissingExtra.
+    Raises: DataError, naming file and line of a malformed record; MissingExtra; RecipeError.
     """
     if isinstance(source, MixtureSource):
-        yield from _mixture(source, split=split, count=count, seed=seed)
-        return
+        return _mixture(source, split=split, count=count, seed=seed)
     if isinstance(source, ReasoningGymSource):
-        yield from islice(reasoning_gym.draw(source, split=split, seed=seed), count)
-        return
+        return islice(reasoning_gym.draw(source, split=split, seed=seed), count)
+    if isinstance(source, FileSource):
+        drawn = (example for example, of in files.draw(source, split=split) if of == split)
+        return iter(files.sample(drawn, count=count, seed=seed))
+    if isinstance(source, HubSource):
+        return islice((example for example, of in hub.draw(source, split=split) if of == split), count)
+    return _generated(source, split=split, count=count, seed=seed)
+
+
+def _generated(source: ArithmeticSource | WordsSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:
+    if isinstance(source, ArithmeticSource):
+        drawn = arithmetic.draw(source, split=split, seed=seed)
+    else:
+        drawn = words.draw(split=split, seed=seed)
     seen: set[str] = set()
     patience = PATIENCE * max(count, 100)
-    for tried, (example, of) in enumerate(_drawn(source, split=split, seed=seed)):
+    for tried, example in enumerate(drawn):
         if len(seen) >= count or tried > patience:
             return
-        if of == split and example.key not in seen:
+        if example.key not in seen and split_of(example.key) == split:
             seen.add(example.key)
             yield example
 
 
-def _drawn(
-    source: ArithmeticSource | WordsSource | FileSource | HubSource, *, split: Split, seed: int
-) -> Iterator[tuple[Example, str]]:
-    if isinstance(source, ArithmeticSource):
-        return ((example, split_of(example.key)) for example in arithmetic.draw(source, split=split, seed=seed))
-    if isinstance(source, WordsSource):
-        return ((example, split_of(example.key)) for example in words.draw(split=split, seed=seed))
-    if isinstance(source, FileSource):
-        return files.draw(source, split=split)
-    return hub.draw(source, split=split)
-
-
 def _mixture(source: MixtureSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:
     total = sum(part.share for part in source.parts)
-    for part in source.parts:
-        share = max(1, round(count * part.share / total))
+    left = count
+    for number, part in enumerate(source.parts, start=1):
+        share = min(left, max(1, round(count * part.share / total)))
+        if number == len(source.parts):
+            share = left
         examples = list(load_examples(part.source, split=split, count=share, seed=seed))
+        left -= share
         yield from examples
-        if not examples:
+        if share and not examples:
             raise DataError(f"the mixture's part {part.source.type} has no examples for the {split} split.")

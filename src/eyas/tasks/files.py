@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from eyas.errors import DataError
 from eyas.recipe import FileSource
-from eyas.records import Example
+from eyas.records import Example, seed_for
 from eyas.splits import split_of
 from eyas.tasks.records import example_of
 
@@ -22,6 +24,8 @@ def read_jsonl(path: Path, *, grader: str) -> Iterator[Example]:
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     found = True
                     where = f"{path}, line {number}"
@@ -37,9 +41,24 @@ def _parse(line: bytes, *, where: str) -> object:
         parsed: object = json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}).") from error
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}). Each line must be one whole JSON object.") from error
     return parsed
+
+
+def sample(examples: Iterable[Example], *, count: int, seed: int) -> list[Example]:
+    """`count` of a stream's examples, drawn by a hash of seed and problem: a file's order does not matter.
+
+    Memory holds `count` examples, not the stream. Repeated problems are drawn together, the first one first.
+    """
+    chosen: list[tuple[int, int, Example]] = []
+    for number, example in enumerate(examples):
+        item = (-seed_for(seed, "sample", example.key), -number, example)
+        if len(chosen) < count:
+            heapq.heappush(chosen, item)
+        elif count and item > chosen[0]:
+            heapq.heapreplace(chosen, item)
+    return [example for _, _, example in sorted(chosen, reverse=True)]
 
 
 def draw(source: FileSource, *, split: str) -> Iterator[tuple[Example, str]]:

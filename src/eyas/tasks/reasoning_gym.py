@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 from eyas.errors import MissingExtra, RecipeError
+from eyas.grading import grade
 from eyas.recipe import ReasoningGymSource
 from eyas.records import Example, seed_for
 from eyas.splits import split_of
@@ -43,9 +44,12 @@ def _task(task: str, config: dict[str, Any], *, split: str, seed: int) -> Iterat
         for entry in _block(task, config, seed=seed_for(seed, task, split, block) % 2**31):
             key = f"{task}:{entry['question']}"
             if key not in seen and split_of(key) == split:
+                example = _example(task, entry, key)
+                if not seen:
+                    _check_verifier(task, entry, example)
                 seen.add(key)
                 new += 1
-                yield _example(task, entry, key)
+                yield example
         barren = 0 if new else barren + 1
         if barren >= PATIENCE_BLOCKS:
             return
@@ -62,6 +66,15 @@ def _block(task: str, config: dict[str, Any], *, seed: int) -> Any:
         raise RecipeError(f"reasoning-gym task {task!r} with {config}: {error}") from error
 
 
+def _check_verifier(task: str, entry: dict[str, Any], example: Example) -> None:
+    """Refuse tasks without a reference answer, and those whose entries do not survive storage as JSON."""
+    if entry["answer"] is None or grade(example.answer or "", example) != 1.0:
+        raise RecipeError(
+            f"reasoning-gym task {task!r} gives no answer that its own verifier accepts "
+            f"(answer: {str(entry['answer'])[:60]!r}), so nothing could be learnt or graded. Choose another task."
+        )
+
+
 def _example(task: str, entry: dict[str, Any], key: str) -> Example:
     trace = TRACES.get(task)
     return Example(
@@ -70,12 +83,19 @@ def _example(task: str, entry: dict[str, Any], key: str) -> Example:
         answer=str(entry["answer"]),
         reasoning=trace(entry) if trace is not None else None,
         grader="reasoning_gym",
-        level=task if "difficulty" not in entry["metadata"] else f"{task} {_level(entry['metadata']['difficulty'])}",
+        level=_level(entry["metadata"]),
         metadata=json.dumps(entry, default=str),
     )
 
 
-def _level(difficulty: Any) -> str:
-    if isinstance(difficulty, dict):
-        return " ".join(f"{name} {value}" for name, value in sorted(difficulty.items()) if isinstance(value, int | str))
-    return str(difficulty)
+def _level(metadata: dict[str, Any]) -> str:
+    """The item's own values of what the task calls difficulty: `2 digits, 3 terms`; empty where it states none."""
+    difficulty = metadata.get("difficulty")
+    if not isinstance(difficulty, dict):
+        return ""
+    own = {name: metadata.get(name, value) for name, value in sorted(difficulty.items())}
+    return ", ".join(
+        f"{value} {name.removeprefix('num_')}" if name.startswith("num_") else f"{name} {value}"
+        for name, value in own.items()
+        if isinstance(value, int | str)
+    )

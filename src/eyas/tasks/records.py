@@ -10,7 +10,8 @@ from eyas.records import Example
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations."""
-_GSM8K_ANSWER = "####"
+_GSM8K_ANSWER = re.compile(r"####[ \t]*([^\n]*)\Z")
+"""In the last line only: elsewhere `####` is a Markdown heading."""
 _ROLES = ("system", "user", "assistant")
 
 
@@ -35,7 +36,7 @@ def example_of(row: object, *, grader: str, where: str) -> Example:
     reasoning = _text(row, "reasoning", where=where) if row.get("reasoning") is not None else None
     answer = reference
     if reference is not None:
-        answer, reasoning = _split_reference(reference, reasoning)
+        answer, reasoning = _split_reference(reference, reasoning, where=where)
         if not answer:
             raise DataError(
                 f"{where}: the reference has no final answer (an empty text or nothing after its reasoning)."
@@ -46,7 +47,7 @@ def example_of(row: object, *, grader: str, where: str) -> Example:
         answer=answer,
         reasoning=reasoning,
         grader=grader,
-        level=str(row.get("level", "")),
+        level="" if row.get("level") is None else _text(row, "level", where=where),
     )
 
 
@@ -58,6 +59,10 @@ def _text(row: dict[str, Any], field: str, *, where: str) -> str:
         raise DataError(f"{where}: `{field}` must be text, found {type(value).__name__}.")
     if not value.strip():
         raise DataError(f"{where}: `{field}` is empty.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: `{field}` holds half a character (\\u{ord(value[error.start]):04x}).") from error
     return value.strip()
 
 
@@ -77,11 +82,12 @@ def _messages(value: object, *, where: str) -> tuple[tuple[tuple[str, str], ...]
     return tuple(turns), reference
 
 
-def _split_reference(text: str, reasoning: str | None) -> tuple[str, str | None]:
-    if _GSM8K_ANSWER in text:
-        steps, _, answer = text.rpartition(_GSM8K_ANSWER)
-        return answer.strip(), reasoning or _CALCULATOR.sub("", steps).strip() or None
-    if "</think>" in text:
-        steps, _, answer = text.partition("</think>")
+def _split_reference(text: str, reasoning: str | None, *, where: str) -> tuple[str, str | None]:
+    if gsm8k := _GSM8K_ANSWER.search(text):
+        return gsm8k[1].strip(), reasoning or _CALCULATOR.sub("", text[: gsm8k.start()]).strip() or None
+    steps, closed, answer = text.partition("</think>")
+    if closed:
         return answer.strip(), reasoning or steps.replace("<think>", "", 1).strip() or None
+    if text.startswith("<think>"):
+        raise DataError(f"{where}: `<think>` opens and never closes, so there is no final answer.")
     return text, reasoning
