@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["COLUMNS"] = "200"
 
 TINY = {
     "model_type": "llama", "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
@@ -86,15 +87,18 @@ execution: {{micro_batch_size: 8, generation_batch_size: 64, checkpoint_every: 4
 """
 
 
-@pytest.fixture
-def small_recipe(tmp_path: Path, tiny_student: Path, tiny_teacher: Path) -> Path:
-    """A whole recipe that runs in seconds, on the tiny pair."""
-    path = tmp_path / "small.yaml"
-    text = SMALL_RECIPE.format(student=tiny_student, teacher=tiny_teacher)
-    stages = text.split("  - type: distill")
+def write_small_recipe(path: Path, student: Path, teacher: Path) -> Path:
+    """Write SMALL_RECIPE for a pair of directories."""
+    before, after = SMALL_RECIPE.format(student=student, teacher=teacher).split("  - type: distill")
     rollouts = (
         "  - {type: rollout, name: teacher-rollouts, model: teacher, prefix: teacher,"
         " sampling: {max_completion_tokens: 24}}\n"
     )
-    path.write_text(stages[0] + rollouts + "  - type: distill" + stages[1])
+    path.write_text(f"{before}{rollouts}  - type: distill{after}")
     return path
+
+
+@pytest.fixture
+def small_recipe(tmp_path: Path, tiny_student: Path, tiny_teacher: Path) -> Path:
+    """A whole recipe that runs in seconds, on the tiny pair."""
+    return write_small_recipe(tmp_path / "small.yaml", tiny_student, tiny_teacher)

@@ -33,7 +33,7 @@ Name = Annotated[str | None, typer.Option("--name", help="Only the stage of this
 @app.command(epilog="Example: eyas run recipes/quickstart.yaml --set seed=1 --set name=quickstart-1")
 def run(recipe: RecipePath, out: Out = Path("runs"), set_: Set = None, limit: Limit = None) -> None:
     """Run a recipe to its end, or continue where it stopped, and print the result table."""
-    _run(recipe, out, set_, limit, until=None)
+    _run(recipe, out, set_, limit, stage=None, name=None)
 
 
 @app.command(epilog="Example: eyas plan recipes/quickstart.yaml")
@@ -78,7 +78,7 @@ def _stage_command(stage: str, summary: str) -> None:
     def command(
         recipe: RecipePath, name: Name = None, out: Out = Path("runs"), set_: Set = None, limit: Limit = None
     ) -> None:
-        _run(recipe, out, set_, limit, until=name or stage)
+        _run(recipe, out, set_, limit, stage=stage, name=name)
 
     command.__doc__ = summary + " Runs what that needs first and skips what is done."
     app.command(name=stage, rich_help_panel="Single stages", epilog=f"Example: eyas {stage} recipes/quickstart.yaml")(
@@ -105,11 +105,13 @@ def _load(path: Path, overrides: list[str] | None, limit: int | None) -> tuple[A
     return loaded, path.read_text()
 
 
-def _run(path: Path, out: Path, overrides: list[str] | None, limit: int | None, *, until: str | None) -> None:
+def _run(
+    path: Path, out: Path, overrides: list[str] | None, limit: int | None, *, stage: str | None, name: str | None
+) -> None:
     loaded, text = _load(path, overrides, limit)
     from eyas.console import run_and_show
 
-    run_and_show(loaded, recipe_text=text, workspace=out, until=until)
+    run_and_show(loaded, recipe_text=text, workspace=out, stage=stage, name=name)
 
 
 def main() -> None:

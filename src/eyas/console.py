@@ -53,8 +53,13 @@ class _Lines:
             self._console.print(f"{self._label}: {self._done} of {self._total} {self._unit} {note}", highlight=False)
 
 
-def run_and_show(recipe: Recipe, *, recipe_text: str, workspace: Path, until: str | None) -> None:
-    """Run with progress on the terminal and end with the result table and the report's path."""
+def run_and_show(
+    recipe: Recipe, *, recipe_text: str, workspace: Path, stage: str | None = None, name: str | None = None
+) -> None:
+    """Run with progress on the terminal and end with the result table and the report's path.
+
+    With `stage` only the stages of this type run (with `name`, the one of this name), and what they read.
+    """
     _quieten()
     console = Console()
     started = time.monotonic()
@@ -83,16 +88,27 @@ def run_and_show(recipe: Recipe, *, recipe_text: str, workspace: Path, until: st
             yield _Lines(console, label)
             console.print(f"{label}: done in {time.monotonic() - begun:.1f} s", highlight=False)
 
+    def wanted(node: Node) -> bool:
+        if name is not None:
+            return node.name == name or node.name.startswith(f"{name}.")
+        return node.type == stage
+
     with bars:
-        done = run_recipe(recipe, recipe_text=recipe_text, workspace=workspace, progress=progress, until=until)
+        done = run_recipe(
+            recipe,
+            recipe_text=recipe_text,
+            workspace=workspace,
+            progress=progress,
+            wanted=None if stage is None else wanted,
+        )
     run = workspace / recipe.name
-    if until is None and any(isinstance(stage, ReportStage) for stage in recipe.stages):
+    if stage is None and any(isinstance(stage, ReportStage) for stage in recipe.stages):
         console.print(result_table(read_summary(run)))
         console.print(f"Report: {run / 'report.html'}", highlight=False, soft_wrap=True)
     else:
-        for name, artifact in done.items():
-            if until is not None and (name == until or name.startswith(f"{until}.")):
-                console.print(f"{name}: {artifact.path}", highlight=False, soft_wrap=True)
+        for made, artifact in done.items():
+            if stage in (None, artifact.stage):
+                console.print(f"{made}: {artifact.path}", highlight=False, soft_wrap=True)
     console.print(f"{time.monotonic() - started:.0f} s in all.", highlight=False)
 
 

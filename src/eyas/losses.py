@@ -142,7 +142,7 @@ def completion_loss(
         if ids is None or logprobs is None:
             return (weights * ce_mask * ce).sum(), ce.detach().sum(), ce.new_zeros(())
         kd = sparse_divergence(logits, ids, logprobs, divergence=divergence, tail=tail)
-        total = (weights * ((1 - kd_weight) * ce_mask * ce + kd_weight * kd)).sum()
+        total = (weights * ((1 - kd_weight) * ce * ce_mask + kd_weight * kd)).sum()
         return total, ce.detach().sum(), kd.detach().sum()
 
     size = max(1, CHUNK_ELEMENTS // vocabulary)

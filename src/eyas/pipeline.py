@@ -43,9 +43,9 @@ def run_recipe(
     recipe_text: str,
     workspace: Path,
     progress: ProgressFactory,
-    until: str | None = None,
+    wanted: Callable[[Node], bool] | None = None,
 ) -> dict[str, Artifact]:
-    """Make everything the recipe needs that does not exist yet, up to and with stage `until`.
+    """Make everything the recipe needs that does not exist yet; with `wanted` only those nodes and what they read.
 
     Returns: node name -> artifact.
     Raises: EyasError; everything finished before it is kept and found again by the same command.
@@ -54,18 +54,18 @@ def run_recipe(
     with locked(run, purpose=f"run {recipe.name}"), disk_errors(run):
         set_threads(recipe.execution)
         nodes = build_graph(recipe, workspace=workspace)
-        wanted = _needed(nodes, until)
+        needed = list(nodes) if wanted is None else _needed(nodes, wanted)
         with atomic_path(run / "recipe.yaml") as draft:
             draft.write_text(recipe_text)
         write_json(run / "resolved.json", recipe.model_dump(by_alias=True, mode="json"))
         done: dict[str, Artifact] = {}
-        for number, node in enumerate(wanted, start=1):
-            done[node.name] = _finish(node, recipe, done, lambda: progress(node, number, len(wanted)))  # noqa: B023
+        for number, node in enumerate(needed, start=1):
+            done[node.name] = _finish(node, recipe, done, lambda: progress(node, number, len(needed)))  # noqa: B023
             if node.name in ("student", "teacher") and all(name in done for name in _specs(nodes)):
                 check_recipe_pair(recipe, {name: done[name].path / "model" for name in _specs(nodes)})
             write_json(run / "index.json", {name: os.path.relpath(made.path, run) for name, made in done.items()})
-        _link_models(run, wanted, done)
-        _publish_report(run, wanted, done)
+        _link_models(run, needed, done)
+        _publish_report(run, needed, done)
         return done
 
 
@@ -73,17 +73,15 @@ def _specs(nodes: Sequence[Node]) -> list[str]:
     return [node.name for node in nodes if isinstance(node.stage, ModelSpec)]
 
 
-def _needed(nodes: Sequence[Node], until: str | None) -> list[Node]:
-    """All nodes, or those that `until` names, by stage type, stage name or recipe entry, and all that they read.
+def _needed(nodes: Sequence[Node], wanted: Callable[[Node], bool]) -> list[Node]:
+    """The wanted nodes, all that they read, and the models.
 
-    Raises: RecipeError, if it names none.
+    Raises: RecipeError, if none is wanted.
     """
-    if until is None:
-        return list(nodes)
     by_name = {node.name: node for node in nodes}
-    stack = [node.name for node in nodes if until in (node.type, node.name) or node.name.startswith(f"{until}.")]
+    stack = [node.name for node in nodes if wanted(node)]
     if not stack:
-        raise RecipeError(f"no stage {until!r} in this recipe; stages: {', '.join(by_name)}.")
+        raise RecipeError(f"no such stage in this recipe; stages: {', '.join(by_name)}.")
     keep = set(_specs(nodes))
     while stack:
         name = stack.pop()

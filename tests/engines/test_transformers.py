@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import STUDENT
 
 from eyas.engines.base import Request
 from eyas.engines.sampling import next_tokens, uniform_streams
 from eyas.engines.transformers import TransformersEngine
-from eyas.errors import DataError, OutOfMemory
+from eyas.errors import DataError, ModelError, OutOfMemory
 from eyas.losses import sparse_divergence
-from eyas.recipe import ExecutionSpec, SamplingSpec
+from eyas.recipe import ExecutionSpec, ModelSpec, SamplingSpec
 from eyas.records import SequenceRecord, TeacherScores
 from eyas.storage.batches import TrainingItem
-from eyas.storage.models import load_model
+from eyas.storage.models import load_model, materialise
 
 STOP = (2,)
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11], [12, 13, 14, 15, 16, 17], [18, 19], [9]]
@@ -166,3 +167,70 @@ def test_out_of_memory_names_the_setting(tiny_student: Path, monkeypatch: pytest
     monkeypatch.setattr("eyas.engines.transformers.hidden_states", full)
     with pytest.raises(OutOfMemory, match=r"lower execution.scoring_batch_size"):
         engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=1.0)
+
+
+def test_a_long_neighbour_does_not_shorten_a_completion(tiny_student: Path) -> None:
+    sampling = SamplingSpec(temperature=0, max_completion_tokens=64)
+    never = (319,)
+    both = [Request([5], 0), Request([6] * 120, 1)]
+    short, long = engine(tiny_student).generate(both, sampling=sampling, stop=never)
+    (alone,) = engine(tiny_student).generate(both[:1], sampling=sampling, stop=never)
+    assert short.completion_ids == alone.completion_ids
+    assert (len(short.completion_ids), len(long.completion_ids)) == (64, 8)
+    assert (short.finish_reason, long.finish_reason) == ("length", "length")
+
+
+def test_rows_that_leave_the_batch_do_not_disturb_the_others(tiny_student: Path) -> None:
+    sampling = SamplingSpec(max_completion_tokens=40)
+    many = [Request(PROMPTS[seed % len(PROMPTS)], seed) for seed in range(48)]
+    made = engine(tiny_student).generate(many, sampling=sampling, stop=tuple(range(16)))
+    assert len({len(result.completion_ids) for result in made}) > 5
+    sequences = [(request.prompt_ids, result.completion_ids) for request, result in zip(many, made, strict=True)]
+    scores = engine(tiny_student).score(sequences, top_k=1, mass=1.0, temperature=1.0)
+    for result, fresh in zip(made, scores, strict=True):
+        assert result.logprobs == pytest.approx(fresh.token_logprobs, abs=1e-4)
+
+
+def test_padded_rows_of_the_head_are_neither_drawn_nor_scored(tmp_path: Path) -> None:
+    spec = ModelSpec.model_validate({"config": {**STUDENT, "vocab_size": 352}, "tokenizer": "builtin:tokenizer"})
+    materialise(spec, tmp_path, seed=0)
+    model = load_model(tmp_path / "model")
+    padded = TransformersEngine(model, execution=ExecutionSpec(), vocabulary=320)
+    many = [Request([5], seed) for seed in range(64)]
+    made = padded.generate(many, sampling=SamplingSpec(max_completion_tokens=16), stop=STOP)
+    assert max(token for result in made for token in result.completion_ids) < 320
+    (scores,) = padded.score([([5], [6, 7])], top_k=352, mass=1.0, temperature=1.0)
+    assert {len(ids) for ids in scores.ids} == {320}
+    assert max(max(ids) for ids in scores.ids) == 319
+    assert scores.captured_mass == pytest.approx([1.0, 1.0], abs=1e-3)
+
+
+def test_the_cpus_allocator_running_out_names_the_setting(tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        torch.empty(2**50)
+
+    monkeypatch.setattr("eyas.engines.transformers.hidden_states", full)
+    with pytest.raises(OutOfMemory, match=r"lower execution.scoring_batch_size"):
+        engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=1.0)
+
+
+def test_other_runtime_errors_are_not_called_out_of_memory(tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("eyas.engines.transformers.hidden_states", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=1.0)
+
+
+def test_a_model_that_ignores_the_cache_is_refused(tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(tiny_student)
+    made = TransformersEngine(model, execution=ExecutionSpec())
+    forward = model.model.forward
+
+    def forgetful(input_ids: torch.Tensor, position_ids: torch.Tensor, **_: object) -> object:
+        return forward(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+
+    monkeypatch.setattr(model.model, "forward", forgetful)
+    with pytest.raises(ModelError, match="keeps no key-value cache"):
+        made.generate([Request([5], 0)], sampling=SamplingSpec(), stop=STOP)

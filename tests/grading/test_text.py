@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eyas.errors import GradingError
 from eyas.grading import extract_answer, grade
@@ -18,6 +20,9 @@ def example(answer: str, grader: str = "numeric") -> Example:
     [
         ("42", "42"), ("The answer is 42.", "42"), ("so $1,200.50", "1200.5"), ("-7", "-7"), ("−7", "-7"),
         ("3.0", "3"), ("first 3, then 4", "4"), ("-0", "0"), (".5", "0.5"), ("100", "100"), ("none", None),
+        ("10-12", "12"), ("x = 5-3", "3"), ("(2)-3", "3"), ("is -$5", "-5"), ("it is: -5.", "-5"), ("1,2,3", "3"),
+        ("5,", "5"),
+        ("1,234,567", "1234567"), ("$0.50", "0.5"), ("007", "7"), ("", None), ("-", None), ("1e400", "400"),
     ],
 )  # fmt: skip
 def test_the_last_number_in_plain_notation(text: str, number: str | None) -> None:
@@ -42,3 +47,20 @@ def test_without_a_reference_nothing_is_graded() -> None:
 def test_an_unknown_grader_is_named() -> None:
     with pytest.raises(GradingError, match="'guess' does not exist; known: exact, numeric"):
         grade("4", example("4", "guess"))
+
+
+def test_an_answer_counts_only_where_it_is_last() -> None:
+    assert grade("4 is wrong, it is 5", example("4")) == 0.0
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_no_text_breaks_a_grader(text: str) -> None:
+    for grader in ("numeric", "exact"):
+        assert grade(text, example("4", grader)) in (0.0, 1.0)
+
+
+@settings(deadline=None)
+@given(st.integers())
+def test_an_integer_is_its_own_answer_with_or_without_commas(number: int) -> None:
+    assert grade(f"The answer is {number:,}.", example(str(number))) == 1.0

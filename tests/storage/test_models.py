@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -109,6 +110,90 @@ def test_a_corrupt_weight_file_is_one_clear_error(tiny_student: Path, tmp_path: 
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(ModelError, match="cannot be loaded as a causal language model"):
         load_model(tmp_path / "m")
+
+
+def edited(source: Path, target: Path, **changes: object) -> Path:
+    path = Path(shutil.copytree(source, target))
+    (path / "config.json").write_text(json.dumps(json.loads((path / "config.json").read_text()) | changes))
+    return path
+
+
+def test_missing_weights_are_an_error_not_random(tiny_student: Path, tmp_path: Path) -> None:
+    deeper = edited(tiny_student, tmp_path / "m", num_hidden_layers=3)
+    with pytest.raises(ModelError, match=r"9 weights are not in its files, the first is model.layers.2."):
+        load_model(deeper)
+
+
+def test_weights_of_another_shape_are_one_clear_error(tiny_student: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded as a causal language model"):
+        load_model(edited(tiny_student, tmp_path / "m", intermediate_size=96))
+
+
+def test_a_directory_without_a_config_is_named(tiny_student: Path, tmp_path: Path) -> None:
+    (edited(tiny_student, tmp_path / "m") / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no readable config.json"):
+        materialise(spec(**{"from": str(tmp_path / "m")}), tmp_path / "made", seed=0)
+
+
+def test_a_model_with_code_of_its_own_is_refused_without_asking(tiny_student: Path, tmp_path: Path) -> None:
+    code = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    foreign = edited(tiny_student, tmp_path / "m", model_type="own", auto_map=code)
+    with pytest.raises(ModelError, match=r"contains custom code which must be executed"):
+        load_model(foreign)
+
+
+def test_openpangu_is_llama_with_biases_however_it_is_taken(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 64,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "attention_bias": True,
+    }  # fmt: skip
+    materialise(spec(config=config, tokenizer="builtin:tokenizer"), tmp_path / "llama", seed=0)
+    original = load_model(tmp_path / "llama" / "model")
+    pangu = edited(
+        tmp_path / "llama" / "model", tmp_path / "pangu", model_type="PanguEmbedded", bias=True, attention_bias=None,
+        architectures=["PanguEmbeddedForCausalLM"], auto_map={"AutoConfig": "configuration.PanguEmbeddedConfig"},
+    )  # fmt: skip
+    ids = torch.tensor([[5, 6, 7]])
+    materialise(spec(**{"from": str(pangu)}), tmp_path / "linked", seed=0)
+    linked = load_model(tmp_path / "linked" / "model")
+    assert torch.equal(linked(ids).logits, original(ids).logits)
+    assert linked.model.layers[0].self_attn.o_proj.bias is not None
+    assert (tmp_path / "linked" / "model" / "model.safetensors").is_symlink()
+    materialise(spec(**{"from": str(pangu), "keep_layers": 2}), tmp_path / "pruned", seed=0)
+    assert load_model(tmp_path / "pruned" / "model").config.num_hidden_layers == 2
+
+
+def test_pickled_weights_count_for_the_identity_too(tiny_student: Path, tmp_path: Path) -> None:
+    model = edited(tiny_student, tmp_path / "m")
+    found = set()
+    for content in (b"1", b"22"):
+        (model / "pytorch_model.bin").write_bytes(content)
+        found.add(identity(spec(**{"from": str(model)})))
+    assert len(found) == 2
+
+
+def test_a_hub_model_is_named_by_one_commit_before_and_after_its_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "a" * 40
+    cached: list[str] = []
+
+    def download(_: str, *, revision: str | None, **__: object) -> str:
+        cached.append(str(tmp_path / "snapshots" / commit / "config.json"))
+        return str(tmp_path / "snapshots" / commit)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: cached[0] if cached else None)
+    before = identity(spec(**{"from": "somebody/model"}))
+    assert cached
+    assert before == identity(spec(**{"from": "somebody/model"})) == f"somebody/model@{commit}"
+
+
+def test_a_hub_model_that_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match=r"somebody/model: neither a local directory nor to be had from the hub"):
+        materialise(spec(**{"from": "somebody/model"}), tmp_path, seed=0)
 
 
 def test_sizes_come_from_the_headers(tiny_student: Path) -> None:

@@ -58,9 +58,19 @@ def test_differing_tokens_are_named(tiny_student: Path, copy: Path) -> None:
 
 
 def test_differing_eos_is_named(tiny_student: Path, copy: Path) -> None:
-    edit(copy / "tokenizer_config.json", eos_token="<|endoftext|>")
+    template = copy / "chat_template.jinja"
+    template.write_text(
+        template.read_text().replace(
+            "message.content + '<|im_end|>' -}}{%- endgen", "message.content + '<|endoftext|>' -}}{%- endgen"
+        )
+    )
     with pytest.raises(PairMismatch, match=r"student ends with '<\|im_end\|>'.*teacher with '<\|endoftext\|>'"):
         check(tiny_student, copy)
+
+
+def test_a_base_student_and_an_instruct_teacher_with_one_template_fit(tiny_teacher: Path, copy: Path) -> None:
+    edit(copy / "tokenizer_config.json", eos_token="<|endoftext|>")
+    assert check(copy, tiny_teacher).stop == (2, 0)
 
 
 def test_differing_templates_show_both_renderings(tiny_student: Path, copy: Path) -> None:

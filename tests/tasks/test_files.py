@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eyas.errors import DataError
 from eyas.recipe import FileSource
@@ -35,6 +40,22 @@ def test_messages_and_think_blocks(tmp_path: Path) -> None:
     assert (row.prompt, row.reasoning, row.answer) == ((("system", "Be brief."), ("user", "1+1")), "1+1=2", "2")
 
 
+def test_headings_in_an_answer_are_not_gsm8ks_mark(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, '{"prompt": "Q", "completion": "#### Plan\\nWalk.\\n#### Result\\nIt works."}')
+    assert (row.reasoning, row.answer) == (None, "#### Plan\nWalk.\n#### Result\nIt works.")
+
+
+def test_reasoning_and_level_are_kept_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "\ufeff" + '{"prompt": "1+1", "completion": 2, "reasoning": "1+1=2", "level": 3}')
+    assert (row.answer, row.reasoning, row.level) == ("2", "1+1=2", "3")
+
+
+def test_the_last_assistant_message_is_the_reference(tmp_path: Path) -> None:
+    turns = [("user", "1+1"), ("assistant", "2"), ("user", "and 2+2?"), ("assistant", "4")]
+    (row,) = read(tmp_path, json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}))
+    assert (row.prompt, row.answer) == (tuple(turns[:3]), "4")
+
+
 def test_prompts_alone_are_fine(tmp_path: Path) -> None:
     (row,) = read(tmp_path, '{"prompt": "1+1"}\n\n')
     assert row.answer is None
@@ -54,6 +75,21 @@ def test_prompts_alone_are_fine(tmp_path: Path) -> None:
         ('{"messages": [{"role": "robot", "content": "a"}]}', r"message 1 needs a `role`"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', r"must be the user's"),
         ('{"messages": [{"role": "user"}]}', r"message 1: `content` must be text, found NoneType"),
+        ('{"messages": "hello"}', r"must be a list"),
+        ('{"messages": ["hello"]}', r"message 1 needs a `role`"),
+        ('{"prompt": "a", "completion": "<think>so"}', r"`<think>` opens and never closes"),
+        ('{"prompt": "a", "completion": "<think>so</think> "}', r"no final answer"),
+        ('{"prompt": "a", "completion": true}', r"`completion` must be text, found bool"),
+        ('{"prompt": "a", "completion": "b", "reasoning": {}}', r"`reasoning` must be text, found dict"),
+        ('{"prompt": "a", "completion": "b", "level": []}', r"`level` must be text, found list"),
+        ('{"prompt": null}', r"`prompt` must be text, found NoneType"),
+        ('{"prompt": "\\ud800"}', r"`prompt` holds half a character \(\\ud800\)"),
+        ("{}", r"found the keys: none"),
+        ("null", r"expected an object, found NoneType"),
+        ('[\n{"prompt": "a"}\n]', r"line 1: not JSON .* one whole JSON object"),
+        ("[" * 100_000, r"line 1: not JSON"),
+        ('{"prompt": "a"}{"prompt": "b"}', r"line 1: not JSON"),
+        ("\x00", r"line 1: not JSON"),
         ("", r"holds no records"),
         ("\n \n", r"holds no records"),
     ],
@@ -61,6 +97,40 @@ def test_prompts_alone_are_fine(tmp_path: Path) -> None:
 def test_a_malformed_file_is_one_clear_error(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, content)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: json.dumps({"prompt": text}).encode()))
+def test_any_line_is_an_example_or_a_data_error(line: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory, contextlib.suppress(DataError):
+        for example in read(Path(directory), line):
+            assert example.prompt[0][1].strip()
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        list(read_jsonl(tmp_path, grader="numeric"))
+
+
+def test_a_draw_from_a_file_does_not_depend_on_its_order_and_varies_with_the_seed(tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": f"{number}+1", "completion": number + 1}) for number in range(300)]
+
+    def drawn(lines: list[str], seed: int) -> list[str]:
+        (tmp_path / "data.jsonl").write_text("\n".join(lines))
+        source = FileSource(type="file", path=str(tmp_path / "data.jsonl"))
+        return [example.key for example in load_examples(source, split="train", count=50, seed=seed)]
+
+    assert len(drawn(lines, 0)) == 50
+    assert drawn(lines, 0) == drawn(lines[::-1], 0)
+    assert set(drawn(lines, 0)) != set(drawn(lines, 1))
+    assert drawn(lines, 0) == drawn(lines, 0)
+
+
+def test_a_malformed_line_is_found_wherever_it_stands_and_however_few_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"{n}"}) for n in range(200)) + "\n{broken")
+    with pytest.raises(DataError, match="line 201: not JSON"):
+        list(load_examples(FileSource(type="file", path=str(path)), split="train", count=3, seed=0))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,13 @@ from eyas.grading import extract_answer, grade
 from eyas.recipe import ExecutionSpec, SamplingSpec, ThinkingSpec
 from eyas.records import Example, Mode, SequenceRecord, Source, seed_for
 from eyas.storage.models import device_of, load_model
-from eyas.storage.tokenization import decode_completion, encode_prompt, load_tokenizer, stop_ids
+from eyas.storage.tokenization import (
+    decode_completion,
+    encode_prompt,
+    load_tokenizer,
+    stop_ids,
+    vocabulary_size,
+)
 from eyas.thinking import parse_completion
 
 Job = tuple[Example, Mode, int]
@@ -77,5 +83,5 @@ def load_respondent(path: Path, *, dtype: str, thinking: ThinkingSpec, execution
     """
     tokenizer = load_tokenizer(path)
     model = load_model(path, dtype=dtype, device=device_of(execution))
-    engine = TransformersEngine(model, execution=execution)
+    engine = TransformersEngine(model, execution=execution, vocabulary=vocabulary_size(tokenizer))
     return Respondent(engine=engine, tokenizer=tokenizer, stop=stop_ids(tokenizer, path), thinking=thinking)

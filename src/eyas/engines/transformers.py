@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,8 +13,8 @@ from transformers import PreTrainedModel
 from eyas.engines.base import Ids, Request, Sampled
 from eyas.engines.cache import PreallocatedCache, left_pad
 from eyas.engines.sampling import next_tokens, uniform_streams
-from eyas.errors import DataError, OutOfMemory
-from eyas.losses import CHUNK_ELEMENTS, sparse_divergence
+from eyas.errors import DataError, ModelError, OutOfMemory
+from eyas.losses import CHUNK_ELEMENTS, Head, sparse_divergence
 from eyas.packing import padded_rows
 from eyas.recipe import ExecutionSpec, SamplingSpec
 from eyas.records import TeacherScores, token_hash
@@ -22,19 +23,34 @@ from eyas.storage.batches import TrainingItem, collate
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch once fewer than this share of its rows are still being decoded."""
+CPU_OUT_OF_MEMORY = "can't allocate memory"
+"""What torch's CPU allocator says in a plain RuntimeError (c10/core/impl/alloc_cpu.cpp)."""
 
 
 class TransformersEngine:
-    """Generates and scores with a model in memory; see `Engine`."""
+    """Generates and scores with a model in memory; see `Engine`.
 
-    def __init__(self, model: PreTrainedModel, *, execution: ExecutionSpec) -> None:
+    `vocabulary` is the number of ids its tokenizer has (`tokenization.vocabulary_size`); the head's padded rows
+    beyond it are never drawn or scored, so that ids stay valid for a student whose head is padded less.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, execution: ExecutionSpec, vocabulary: int | None = None) -> None:
         self._model, self._execution = model, execution
         self._context = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
+        self._vocabulary = vocabulary
+        parameters = inspect.signature(model.get_decoder().forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+        """Renamed in transformers 5; the other name would be swallowed, and decoding see the last token alone."""
+
+    def _head(self) -> Head:
+        head = head_of(self._model)
+        return lambda hidden_ND: head(hidden_ND)[..., : self._vocabulary]
 
     def generate(self, requests: Sequence[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
         """As `Engine.generate`. Batches are cut from requests sorted by prompt length.
 
-        Raises: DataError, if a prompt leaves no room for a completion; OutOfMemory.
+        Raises: DataError, if a prompt leaves no room for a completion; ModelError, if the model has no
+            key-value cache; OutOfMemory.
         """
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         if longest + 1 > self._context:
@@ -55,17 +71,20 @@ class TransformersEngine:
         device = self._model.device
         ids_BT, mask_BT = left_pad([request.prompt_ids for request in requests], pad_id=stop[0], device=device)
         width = ids_BT.shape[1]
-        limit = min(sampling.max_completion_tokens, self._context - width)
+        limits = torch.tensor(
+            [min(sampling.max_completion_tokens, self._context - len(item.prompt_ids)) for item in requests]
+        )
+        limit = int(limits.max())
         padded = bool((mask_BT == 0).any())
         positions_BT = (mask_BT.cumsum(dim=-1) - 1).clamp(min=0)
         uniforms = uniform_streams([request.seed for request in requests], limit) if sampling.temperature > 0 else None
         cache = PreallocatedCache(self._model, capacity=width + limit)
-        head = head_of(self._model)
+        head = self._head()
         rows = torch.arange(len(requests))
-        ended = torch.zeros(len(requests), dtype=torch.bool)
+        ended, stopped = torch.zeros(2, len(requests), dtype=torch.bool)
         ids = torch.zeros(len(requests), limit, dtype=torch.long)
         logprobs = torch.zeros(len(requests), limit)
-        lengths = torch.full((len(requests),), limit)
+        lengths = limits.clone()
         stops = torch.tensor(stop)
         inputs, positions = ids_BT, positions_BT
         for step in range(limit):
@@ -73,15 +92,21 @@ class TransformersEngine:
                 input_ids=inputs,
                 attention_mask=mask_BT if padded else None,
                 position_ids=positions,
-                cache=cache,
                 use_cache=True,
+                **{self._cache_name: cache},
             ).last_hidden_state
+            if cache.get_seq_length() != width + step:
+                raise ModelError(
+                    f"{type(self._model).__name__} keeps no key-value cache that eyas can preallocate, so it cannot "
+                    "be sampled from. Use a decoder with full or sliding-window attention."
+                )
             drawn = None if uniforms is None else uniforms[rows, step]
             tokens, scores = next_tokens(head(hidden_BTD[:, -1]), drawn, sampling=sampling)
             ids[rows, step], logprobs[rows, step] = tokens.cpu(), scores.float().cpu()
-            now_ended = torch.isin(tokens.cpu(), stops) & ~ended[rows]
-            lengths[rows[now_ended]] = step + 1
-            ended[rows[now_ended]] = True
+            now_stopped = rows[torch.isin(tokens.cpu(), stops) & ~ended[rows]]
+            lengths[now_stopped] = step + 1
+            stopped[now_stopped] = True
+            ended = stopped | (limits <= step + 1)
             alive = ~ended[rows]
             if not alive.any():
                 break
@@ -98,7 +123,7 @@ class TransformersEngine:
             Sampled(
                 completion_ids=ids[row, : lengths[row]].tolist(),
                 logprobs=logprobs[row, : lengths[row]].tolist(),
-                finish_reason="stop" if ended[row] else "length",
+                finish_reason="stop" if stopped[row] else "length",
             )
             for row in range(len(requests))
         ]
@@ -110,7 +135,7 @@ class TransformersEngine:
 
         Raises: DataError, if a sequence is longer than the context; OutOfMemory.
         """
-        head = head_of(self._model)
+        head = self._head()
         made: dict[int, TeacherScores] = {}
         with self._evaluating("execution.scoring_batch_size"):
             for batch, hidden_ND, labels_N in self._completions(sequences):
@@ -197,7 +222,10 @@ class TransformersEngine:
         try:
             with torch.inference_mode():
                 yield
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            on_cpu = isinstance(error, RuntimeError) and CPU_OUT_OF_MEMORY in str(error)
+            if not on_cpu and not isinstance(error, torch.OutOfMemoryError | MemoryError):
+                raise
             raise OutOfMemory(f"out of memory: lower {setting} and run the same command again.") from error
         finally:
             self._model.train(training)

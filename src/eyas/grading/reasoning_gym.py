@@ -30,7 +30,7 @@ def grade_reasoning_gym(text: str, example: Example) -> float:
         task = entry["metadata"]["source_dataset"]
     except (ValueError, KeyError, TypeError) as error:
         raise GradingError(
-            "the grader 'reasoning_gym' needs reasoning-gym's own entry as metadata; use `numeric` or `exact` for files."
+            "the grader 'reasoning_gym' needs the task's own entry as metadata; use `numeric` or `exact` for files."
         ) from error
     score_answer = _scorer(task)
     try:

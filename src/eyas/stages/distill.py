@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eyas.errors import ArtifactError, DataError
+from eyas.errors import ArtifactError
 from eyas.recipe import DistillStage
 from eyas.records import SequenceRecord, TeacherScores
 from eyas.storage.batches import TrainingItem
@@ -16,14 +16,9 @@ from eyas.storage.shards import read_records
 def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
     """Train and write `model/`.
 
-    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence was cut or is too long.
+    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence is too long.
     """
     sequences = list(read_records(context.inputs["sequences"].path / "sequences", kind=SequenceRecord))
-    if all(item.finish_reason == "length" for item in sequences):
-        raise DataError(
-            f"stage {stage.name!r}: every sequence was cut at its length limit, so none teaches to stop. "
-            "Raise rollout.sampling.max_completion_tokens."
-        )
     items, too_long = fit_length(_scored(stage, context, sequences), max_length=stage.training.max_length)
     size = stage.training.batch_size
     steps = stage.training.steps or max(1, round(len(items) * (stage.training.epochs or 1.0) / size))

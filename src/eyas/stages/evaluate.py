@@ -35,10 +35,8 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
         thinking=context.recipe.thinking,
         execution=context.execution,
     )
-    started = time.monotonic()
-    predictions = _answers(stage, context, respondent, test, "predictions")
-    seconds = time.monotonic() - started
-    forgotten = _answers(stage, context, respondent, off_task, "off_task")
+    predictions, latency = _answers(stage, context, respondent, test, "predictions")
+    forgotten, _ = _answers(stage, context, respondent, off_task, "off_task")
     return {
         "role": role,
         "parameters": parameter_count(path),
@@ -50,24 +48,30 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
             "nll": _nll(respondent, off_task, stage.modes),
         },
         "divergence": _divergence(stage, context, respondent),
-        "latency": {"seconds": seconds},
+        "latency": latency,
     }
 
 
 def _answers(
     stage: EvaluateStage, context: StageContext, respondent: Respondent, examples: Sequence[Example], name: str
-) -> list[SequenceRecord]:
+) -> tuple[list[SequenceRecord], dict[str, float | None]]:
+    """The graded answers, and seconds and speed of those that were made now, not found from an earlier attempt."""
     jobs: list[Job] = [(example, mode, 0) for mode in stage.modes for example in examples]
     directory = context.directory / name
+    seconds, tokens = 0.0, 0
     for index, start in enumerate(range(0, len(jobs), SHARD)):
         unit = jobs[start : start + SHARD]
         if shard_path(directory, index) is None:
             seed = (context.recipe.seed, "evaluate", name)
+            started = time.monotonic()
             records = respondent.answer(unit, sampling=stage.sampling, source="student", seed=seed)
+            seconds += time.monotonic() - started
+            tokens += sum(len(record.completion_ids) for record in records)
             write_shard(directory, index, records, kind=SequenceRecord)
             context.clock.save()
         context.progress.advance(len(unit))
-    return list(read_records(directory, kind=SequenceRecord))
+    speed = tokens / seconds if tokens else None
+    return list(read_records(directory, kind=SequenceRecord)), {"seconds": seconds, "tokens_per_second": speed}
 
 
 def _by_mode(sequences: Sequence[SequenceRecord]) -> dict[Mode, list[SequenceRecord]]:

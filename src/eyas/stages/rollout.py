@@ -17,6 +17,9 @@ from eyas.storage.tokenization import label_sequence, load_tokenizer, stop_ids
 SHARD = 2048
 """Sequences per shard: a closed unit of work, so its bits do not depend on what was done before a crash."""
 
+JUDGED = 32
+"""Fewer sequences than this, all cut, are no proof that the model never stops: a smoke run goes on."""
+
 Maker = Callable[[Sequence[Job]], list[SequenceRecord]]
 
 
@@ -43,7 +46,7 @@ def run(stage: RolloutStage, context: StageContext) -> dict[str, Any]:
     facts = rollout_statistics(read_records(directory, kind=SequenceRecord))
     if not facts["sequences"]:
         raise DataError(f"stage {stage.name!r}: no labelled example has what the modes {list(stage.modes)} need.")
-    if facts["truncated"] == 1.0:
+    if facts["truncated"] == 1.0 and facts["sequences"] >= JUDGED:
         raise DataError(
             f"stage {stage.name!r}: all {facts['sequences']} completions reached "
             f"{stage.sampling.max_completion_tokens} tokens without a stop token. Raise "

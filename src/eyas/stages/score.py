@@ -11,6 +11,7 @@ from eyas.storage.context import StageContext
 from eyas.storage.models import device_of, load_model
 from eyas.storage.shards import read_records, shard_path, shard_paths, write_shard
 from eyas.storage.statistics import score_statistics
+from eyas.storage.tokenization import load_tokenizer, vocabulary_size
 
 SHARD = 2048
 """Distinct sequences per shard, a closed unit of work."""
@@ -28,7 +29,8 @@ def run(stage: ScoreStage, context: StageContext) -> dict[str, Any]:
     context.progress.start(len(distinct), unit="sequences", done=len(distinct) - sum(len(units[i]) for i in missing))
     if missing:
         model = load_model(context.model_path(), dtype=context.model_dtype(), device=device_of(context.execution))
-        engine = TransformersEngine(model, execution=context.execution)
+        vocabulary = vocabulary_size(load_tokenizer(context.model_path()))
+        engine = TransformersEngine(model, execution=context.execution, vocabulary=vocabulary)
         for index in missing:
             scores = engine.score(units[index], top_k=stage.top_k, mass=stage.mass, temperature=stage.temperature)
             write_shard(directory, index, scores, kind=TeacherScores)

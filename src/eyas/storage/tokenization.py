@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from eyas.errors import ModelError
 from eyas.recipe import ThinkingSpec
 from eyas.records import Example, Mode, SequenceRecord
 from eyas.thinking import prompt_messages, prompt_suffix, render_completion, template_arguments
+
+MARK = "\u2404eyas\u2404"
+"""An assistant's message that no template writes by itself."""
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -20,8 +24,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     Raises: ModelError, if it cannot be loaded.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError) as error:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"{path}: no usable tokenizer ({str(error).splitlines()[0]}).") from error
     return tokenizer
 
@@ -59,11 +63,15 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, sto
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, path: Path) -> tuple[int, ...]:
-    """Ids that end a completion: the one the template ends turns with first, then the generation config's.
+    """Ids that end a completion: the one the template ends turns with first, then the tokenizer's and the configs'.
+
+    A base model's EOS is often not its template's end of turn (Qwen3-Base: <|endoftext|> and <|im_end|>).
 
     Raises: ModelError, if there is none.
     """
-    found: list[int] = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    turn = end_of_turn(tokenizer)
+    found: list[int] = [] if turn is None else [turn]
+    found += [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     for name in ("generation_config.json", "config.json"):
         file = path / name
         if file.is_file():
@@ -72,6 +80,29 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, path: Path) -> tuple[int, ...]:
     if not found:
         raise ModelError(f"{path}: neither tokenizer nor generation config has an EOS token; set `eos_token`.")
     return tuple(dict.fromkeys(found))
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the special token that the chat template writes right after an assistant's message; None if it has none."""
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except TemplateError:
+        return None
+    after = encode_text(tokenizer, text.rpartition(MARK)[2].lstrip())
+    return after[0] if after and after[0] in tokenizer.all_special_ids + _control_ids(tokenizer) else None
+
+
+def _control_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Added tokens that are marked special but have no role such as EOS."""
+    return [int(index) for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id that stands for a token; a model's head may be padded beyond it."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def label_sequence(

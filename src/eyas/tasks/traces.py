@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +10,10 @@ Entry = Mapping[str, Any]
 
 def chain_sum(entry: Entry) -> str:
     """Running totals of a chain of additions and subtractions: `4+3=7`, one a line."""
-    numbers = re.findall(r"[+-]?\s*\d+", entry["metadata"]["expression"])
-    terms = [int(number.replace(" ", "")) for number in numbers]
+    first, *rest = entry["metadata"]["expression"].split()
+    terms = [int(first)]
+    for operator, number in zip(rest[::2], rest[1::2], strict=True):
+        terms.append(-int(number) if operator == "-" else int(number))
     total, lines = terms[0], []
     for term in terms[1:]:
         lines.append(f"{total}{term:+d}={total + term}")

@@ -1,0 +1,140 @@
+"""Where a model's files come from: a built-in, a local directory or the hub; and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from eyas import builtin
+from eyas.errors import ModelError
+from eyas.recipe import ModelSpec
+from eyas.storage.artifacts import sha256_of
+
+SMOLLM2 = "builtin:smollm2-135m"
+BUILTIN = "builtin:"
+IDENTIFYING = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+"""Suffixes of weights, configs, tokenizers and templates."""
+
+
+def origin_of(spec: ModelSpec) -> str:
+    """Hub id, `builtin:smollm2-135m`, or an existing local directory.
+
+    Raises: ModelError, for a built-in or a path that does not exist.
+    """
+    origin = spec.from_ or ""
+    if origin == SMOLLM2:
+        return origin
+    if origin.startswith(BUILTIN):
+        path = builtin.DIRECTORY / origin.removeprefix(BUILTIN)
+        if not path.is_dir():
+            known = sorted(item.name for item in builtin.DIRECTORY.iterdir() if (item / "config.json").is_file())
+            raise ModelError(f"{origin}: no such built-in model; known: {', '.join(known)}, smollm2-135m.")
+        return str(path)
+    if origin.startswith((".", "/", "~")) and not Path(origin).expanduser().is_dir():
+        raise ModelError(f"{origin}: no such directory. Give a directory in Hugging Face layout.")
+    return str(Path(origin).expanduser()) if Path(origin).expanduser().is_dir() else origin
+
+
+def snapshot(spec: ModelSpec) -> Path:
+    """Local directory of a local or hub model, downloading the latter at the commit of its identity.
+
+    Raises: ModelError, if it is neither here nor to be had.
+    """
+    origin = origin_of(spec)
+    if Path(origin).is_dir():
+        return Path(origin)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    commit = hub_commit(origin, spec.revision)
+    try:
+        return Path(snapshot_download(origin, revision=commit, ignore_patterns=["*.bin", "*.gguf", "*.onnx"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{origin}: neither a local directory nor to be had from the hub ({str(error).splitlines()[0]}). "
+            "Check the id and the network, or download it and give its directory."
+        ) from error
+
+
+def hub_commit(origin: str, revision: str | None) -> str:
+    """The commit that a revision stands for; the revision as written where neither cache nor hub knows it.
+
+    What the cache holds comes first and a new model's config is fetched to learn its commit, so that a first
+    run and its resumption name the model alike.
+    """
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    found = try_to_load_from_cache(origin, "config.json", revision=revision)
+    if isinstance(found, str):
+        return Path(found).parent.name
+    try:
+        return Path(snapshot_download(origin, revision=revision, allow_patterns=["config.json"])).name
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        return revision or "main"
+
+
+def hash_directory(path: Path) -> str:
+    """Hex SHA-256 over the weights, configs, tokenizer and template of a directory."""
+    digest = hashlib.sha256()
+    for item in sorted(path.iterdir()):
+        if item.is_file() and item.suffix in IDENTIFYING:
+            state = item.stat()
+            digest.update(f"{item.name}:{_hash_file(item, state.st_size, state.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file, read once a process as long as its size and time stay the same."""
+    del size, mtime_ns
+    return sha256_of(path)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A directory's `config.json`.
+
+    Raises: ModelError, if it is not there or not JSON.
+    """
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{path}: no readable config.json ({error}). Give a directory in Hugging Face layout."
+        ) from error
+    return config
+
+
+def link_model(source: Path, target: Path) -> None:
+    """Link a model directory; openPangu-Embedded gets Llama configs of its own beside linked files."""
+    config = read_config(source)
+    if config.get("model_type") != "PanguEmbedded":
+        target.symlink_to(source, target_is_directory=True)
+        return
+    target.mkdir()
+    for file in source.iterdir():
+        if file.suffix != ".py" and file.name not in ("config.json", "tokenizer_config.json"):
+            (target / file.name).symlink_to(file)
+    (target / "config.json").write_text(json.dumps(_pangu_as_llama(config), indent=1))
+    tokenizer = source / "tokenizer_config.json"
+    if tokenizer.is_file():
+        (target / tokenizer.name).write_text(json.dumps(_without_pangu_code(json.loads(tokenizer.read_text()))))
+
+
+def _pangu_as_llama(config: dict[str, Any]) -> dict[str, Any]:
+    """Llama with biases in q, k, v and o (the model's config.json and modelling code), so no remote code."""
+    values = config | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    values["attention_bias"] = values.pop("bias", True)
+    values.pop("auto_map", None)
+    return values
+
+
+def _without_pangu_code(config: dict[str, Any]) -> dict[str, Any]:
+    """`PanguTokenizer` is SentencePiece with added tokens (tokenization_openpangu.py), as Llama's tokenizer is."""
+    values = {key: value for key, value in config.items() if key != "auto_map"}
+    if values.get("tokenizer_class") == "PanguTokenizer":
+        values["tokenizer_class"] = "LlamaTokenizer"
+    return values

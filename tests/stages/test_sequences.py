@@ -1,0 +1,175 @@
+"""Rollout, score and evaluate on hand-made inputs: closed shards, grades, keys and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eyas.errors import DataError
+from eyas.recipe import EvaluateStage, Recipe, RolloutStage, ScoreStage, parse_recipe
+from eyas.records import Example, SequenceRecord, TeacherScores
+from eyas.stages import evaluate, rollout, score
+from eyas.storage.artifacts import Artifact, StageClock
+from eyas.storage.context import SilentProgress, StageContext
+from eyas.storage.shards import read_records, shard_paths, write_shard
+
+STAGE = {"type": "prepare", "source": {"type": "arithmetic"}, "labelled": 1, "validation": 1, "test": 1}
+EXECUTION = {"generation_batch_size": 8, "scoring_batch_size": 4, "device": "cpu"}
+LABELLED = [
+    Example(key=f"{i}+1", prompt=(("user", f"{i}+1"),), answer=str(i + 1), reasoning=f"{i}+1={i + 1}", level="easy")
+    for i in range(6)
+]
+RAW = [replace(example, key=f"{example.key}?", answer=None, reasoning=None) for example in LABELLED]
+
+
+def recipe() -> Recipe:
+    return parse_recipe(
+        {
+            "name": "r",
+            "student": "builtin:nano-student",
+            "thinking": "qwen3",
+            "stages": [STAGE],
+            "execution": EXECUTION,
+        }
+    )
+
+
+def artifact(path: Path, **facts: Any) -> Artifact:
+    return Artifact(path=path, stage="", fingerprint=path.name, config={}, facts=facts, seconds=1.0)
+
+
+def context(directory: Path, inputs: Mapping[str, Artifact]) -> StageContext:
+    directory.mkdir(parents=True, exist_ok=True)
+    return StageContext(
+        recipe=recipe(),
+        directory=directory,
+        inputs=inputs,
+        clock=StageClock(directory),
+        progress=SilentProgress(),
+    )
+
+
+@pytest.fixture
+def inputs(tiny_student: Path, tmp_path: Path) -> dict[str, Artifact]:
+    root = tmp_path / "prepare"
+    for split, examples in {
+        "labelled": LABELLED,
+        "unlabelled": RAW,
+        "test": LABELLED,
+        "off_task": LABELLED[:2],
+    }.items():
+        write_shard(root / "examples" / split, 0, examples, kind=Example)
+    return {"data": artifact(root), "model": artifact(tiny_student.parent, dtype="float32")}
+
+
+def rollout_stage(**fields: Any) -> RolloutStage:
+    return RolloutStage.model_validate(
+        {"type": "rollout", "prompts": "all", "sampling": {"max_completion_tokens": 60}} | fields
+    )
+
+
+def sequences(directory: Path) -> list[SequenceRecord]:
+    return list(read_records(directory / "sequences", kind=SequenceRecord))
+
+
+def test_sampled_sequences_are_graded_where_an_answer_is_known(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    facts = rollout.run(rollout_stage(samples_per_prompt=2), context(tmp_path / "r", inputs))
+    made = sequences(tmp_path / "r")
+    assert len(made) == 12 * 2 * 2 == facts["sequences"]
+    assert len({(item.example_id, item.mode, item.sample) for item in made}) == len(made)
+    answered = {example.id for example in LABELLED}
+    for item in made:
+        assert (item.grade is not None) == (item.example_id in answered)
+        assert len(item.sampling_logprobs) == len(item.completion_ids)
+        if item.finish_reason == "length":
+            assert item.answer is None
+            assert item.grade in (None, 0.0)
+    assert facts["fast"]["graded"] == 12
+
+
+def test_a_killed_rollout_keeps_its_whole_shards_and_ends_bit_equal(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "SHARD", 5)
+    rollout.run(rollout_stage(), context(tmp_path / "r", inputs))
+    before = {path.name: path.stat().st_mtime_ns for path in shard_paths(tmp_path / "r" / "sequences")}
+    assert len(before) == 5
+    lost, cut, *_ = shard_paths(tmp_path / "r" / "sequences")
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:100])
+    rollout.run(rollout_stage(), context(tmp_path / "r", inputs))
+    after = {path.name: path.stat().st_mtime_ns for path in shard_paths(tmp_path / "r" / "sequences")}
+    assert before.keys() == after.keys()
+    assert {name for name in before if before[name] != after[name]} == {lost.name, cut.name}
+
+
+def test_label_rollouts_are_the_references(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    facts = rollout.run(rollout_stage(prefix="label", prompts="labelled"), context(tmp_path / "r", inputs))
+    assert {item.text for item in sequences(tmp_path / "r") if item.mode == "fast"} == {e.answer for e in LABELLED}
+    assert facts["reasoning"]["pass_rate"] == 1.0
+    with pytest.raises(DataError, match="no labelled example has what the modes"):
+        rollout.run(rollout_stage(prefix="label", prompts="unlabelled"), context(tmp_path / "u", inputs))
+
+
+def test_rollouts_that_were_all_cut_name_the_setting_unless_too_few_to_judge(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    sampling = {"temperature": 0, "max_completion_tokens": 1}
+    few = rollout_stage(modes=["fast"], sampling=sampling)
+    assert rollout.run(few, context(tmp_path / "few", inputs))["truncated"] == 1.0
+    many = rollout_stage(modes=["fast"], sampling=sampling, samples_per_prompt=3)
+    with pytest.raises(DataError, match=r"(?s)all 36 .* reached 1 tokens .* Raise sampling.max_completion_tokens"):
+        rollout.run(many, context(tmp_path / "many", inputs))
+
+
+def scored(inputs: dict[str, Artifact], tiny_teacher: Path, tmp_path: Path) -> dict[str, Artifact]:
+    rollout.run(rollout_stage(), context(tmp_path / "r", inputs))
+    made = sequences(tmp_path / "r")
+    write_shard(tmp_path / "r" / "sequences", 1, [replace(made[0], sample=1), *made[:3]], kind=SequenceRecord)
+    given = {"sequences": artifact(tmp_path / "r"), "model": artifact(tiny_teacher.parent, dtype="float32")}
+    facts = score.run(ScoreStage(type="score"), context(tmp_path / "s", given))
+    assert facts["sequences"] == len({item.token_hash for item in made})
+    return {"scores:student": artifact(tmp_path / "s"), "sequences:student": artifact(tmp_path / "r")}
+
+
+def test_each_distinct_sequence_is_scored_once(inputs: dict[str, Artifact], tiny_teacher: Path, tmp_path: Path) -> None:
+    scored(inputs, tiny_teacher, tmp_path)
+    made = {item.token_hash: item for item in sequences(tmp_path / "r")}
+    found = list(read_records(tmp_path / "s" / "scores", kind=TeacherScores))
+    assert [item.token_hash for item in found] == list(made)
+    for item in found:
+        count = len(made[item.token_hash].completion_ids)
+        assert len(item.ids) == len(item.logprobs) == len(item.token_logprobs) == count
+        assert all(len(row) == 10 for row in item.ids)
+
+
+def test_evaluation_measures_accuracy_forgetting_and_divergence(
+    inputs: dict[str, Artifact], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    given = inputs | scored(inputs, tiny_teacher, tmp_path)
+    given["model:base"] = given["model"]
+    stage = EvaluateStage.model_validate(
+        {
+            "type": "evaluate",
+            "models": {"base": "student"},
+            "sampling": {"temperature": 0, "max_completion_tokens": 20},
+            "divergence_scores": {"student": "score"},
+        }
+    )
+    facts = evaluate.run(stage, context(tmp_path / "e", given))
+    for mode in ("reasoning", "fast"):
+        accuracy = facts["accuracy"][mode]
+        assert accuracy["n"] == 6
+        assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+        assert 1 <= accuracy["mean_tokens"] <= 20
+        assert facts["by_level"][mode]["easy"]["n"] == 6
+    assert facts["off_task"]["nll"] > 0
+    assert facts["divergence"]["student"]["value"] > 0
+    assert facts["latency"]["tokens_per_second"] > 0
+    again = evaluate.run(stage, context(tmp_path / "e", given))
+    assert again["latency"] == {"seconds": 0.0, "tokens_per_second": None}
+    assert again | {"latency": None} == facts | {"latency": None}

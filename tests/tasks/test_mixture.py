@@ -1,0 +1,44 @@
+"""Mixtures and hub data sets."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import pytest
+
+from eyas.errors import DataError, MissingExtra
+from eyas.recipe import HubSource, MixtureSource
+from eyas.tasks import load_examples
+
+ARITHMETIC = {"type": "arithmetic", "terms": [3]}
+
+
+def mixture(*parts: tuple[float, dict[str, object]]) -> MixtureSource:
+    return MixtureSource.model_validate(
+        {"type": "mixture", "parts": [{"share": share, "source": source} for share, source in parts]}
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 10, 100])
+def test_shares_add_up_to_the_count(count: int) -> None:
+    source = mixture((1, ARITHMETIC), (1, {"type": "words"}), (1, {"type": "arithmetic", "terms": [4]}))
+    assert len(list(load_examples(source, split="test", count=count, seed=0))) == count
+
+
+def test_parts_get_their_shares() -> None:
+    source = mixture((3, ARITHMETIC), (1, {"type": "words"}))
+    examples = load_examples(source, split="train", count=400, seed=0)
+    assert Counter(example.grader for example in examples) == {"numeric": 300, "exact": 100}
+
+
+def test_a_part_without_examples_is_named() -> None:
+    source = mixture((1, ARITHMETIC), (1, {"type": "reasoning_gym", "tasks": {}}))
+    with pytest.raises(DataError, match="part reasoning_gym has no examples for the test split"):
+        list(load_examples(source, split="test", count=10, seed=0))
+
+
+def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'eyas\[hub\]'"):
+        list(load_examples(HubSource(type="hub", id="openai/gsm8k"), split="train", count=1, seed=0))
