@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,10 +115,21 @@ def _run(
     run_and_show(loaded, recipe_text=text, workspace=out, stage=stage, name=name)
 
 
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Libraries' own bars would tear ours; read by them when they are imported."""
+
+
 def main() -> None:
     """Entry point: a known error is one message and exit code 1, an interrupt exits with 130."""
     from eyas.errors import EyasError
 
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except EyasError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -113,10 +112,7 @@ def run_and_show(
 
 
 def _quieten() -> None:
-    """Libraries' progress bars and advisories would tear ours; errors still come as exceptions."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    """Libraries' advisories would tear our progress bars; errors still come as exceptions."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

@@ -97,6 +97,7 @@ def test_identity_follows_the_weights(tiny_student: Path, tmp_path: Path) -> Non
     [
         ("builtin:nano-nobody", "known: nano-student, nano-teacher, smollm2-135m"),
         ("./nowhere", "no such directory"),
+        ("runs/teacher/models/teacher", "no such directory"),
     ],
 )
 def test_a_model_that_is_not_there_is_named(tmp_path: Path, origin: str, message: str) -> None:

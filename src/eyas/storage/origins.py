@@ -33,8 +33,8 @@ def origin_of(spec: ModelSpec) -> str:
             known = sorted(item.name for item in builtin.DIRECTORY.iterdir() if (item / "config.json").is_file())
             raise ModelError(f"{origin}: no such built-in model; known: {', '.join(known)}, smollm2-135m.")
         return str(path)
-    if origin.startswith((".", "/", "~")) and not Path(origin).expanduser().is_dir():
-        raise ModelError(f"{origin}: no such directory. Give a directory in Hugging Face layout.")
+    if (origin.startswith((".", "/", "~")) or origin.count("/") > 1) and not Path(origin).expanduser().is_dir():
+        raise ModelError(f"{origin}: no such directory. Give a directory in Hugging Face layout, or a hub id.")
     return str(Path(origin).expanduser()) if Path(origin).expanduser().is_dir() else origin
 
 
