@@ -123,6 +123,10 @@ def test_a_run_measures_distils_resumes_and_heals(recipe_and_run: tuple[Path, Pa
     other = eyas("plan", small_recipe, "--out", runs, "--set", "seed=1").stdout
     assert "to do" in other
 
+    # A single stage leaves the finished run's index as it was.
+    eyas("prepare", small_recipe, "--out", runs)
+    assert index == {name: finished / path for name, path in json.loads((finished / "index.json").read_text()).items()}
+
     # The student talks.
     chat = eyas("chat", finished, "--max-tokens", "8", stdin="12+30\n/fast\n12+30\n/quit\n")
     assert "small, distilled." in chat.stdout
@@ -162,7 +166,7 @@ def test_two_runs_in_one_directory_the_second_is_told(small_recipe: Path, tmp_pa
 
 def test_limit_is_a_smoke_run(small_recipe: Path, tmp_path: Path) -> None:
     eyas("run", small_recipe, "--out", tmp_path / "runs", "--limit", "4")
-    summary = json.loads((tmp_path / "runs" / "small" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "runs" / "small-limit4" / "summary.json").read_text())
     assert summary["models"]["distilled"]["accuracy"]["fast"]["n"] == 4
 
 

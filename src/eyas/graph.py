@@ -11,9 +11,10 @@ from typing import Any
 
 from eyas import grading
 from eyas.errors import CorruptArtifact, RecipeError
-from eyas.recipe import ModelSpec, Recipe, ReportStage, SftStage, Stage, expand, training_rounds
+from eyas.recipe import ModelSpec, PrepareStage, Recipe, ReportStage, SftStage, Stage, expand, training_rounds
 from eyas.storage.artifacts import MANIFEST, Artifact, open_artifact
 from eyas.storage.models import identity
+from eyas.tasks import content_hashes
 
 MODEL_VERSION = 1
 """Version of how a model spec becomes weights."""
@@ -50,8 +51,10 @@ class Node:
         return _deciding_config(self.stage)
 
     def finished(self) -> Artifact | None:
-        """The finished artifact, None if it has yet to be made (or its manifest cannot be read)."""
+        """The finished artifact, None if it has yet to be made (or its manifest, or a linked model, is gone)."""
         if not (self.directory / MANIFEST).is_file():
+            return None
+        if self.type == "model" and not (self.directory / "model" / "config.json").is_file():
             return None
         try:
             return open_artifact(self.directory)
@@ -73,11 +76,21 @@ def _deciding_config(stage: Stage) -> dict[str, Any]:
     for field in ("match_tokens", "match_seconds"):
         if config.get(field) is not None:
             config[field] = True
+    if isinstance(stage, PrepareStage):
+        config["files"] = content_hashes(stage.source) + (content_hashes(stage.off_task) if stage.off_task else [])
+        config = _without_paths(config)
     return config
 
 
+def _without_paths(value: Any) -> Any:
+    """A data file is what it holds, wherever it lies."""
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items() if key not in ("path", "test_path")}
+    return [_without_paths(item) for item in value] if isinstance(value, list) else value
+
+
 def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
-    """All nodes in the order they run, models first. Nothing is read but model identities.
+    """All nodes in the order they run, models first. Nothing is read but model identities and data files.
 
     A fingerprint hashes the stage's type, version and deciding config, the recipe's seed and thinking
     format, the graders' version, and the fingerprints of everything it reads; never `execution`.
@@ -87,7 +100,8 @@ def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
     specs = {"student": recipe.student} | ({"teacher": recipe.teacher} if recipe.teacher is not None else {})
     for name, spec in specs.items():
         seed = recipe.seed if spec.config is not None else None
-        content = {"identity": identity(spec), "spec": spec.model_dump(by_alias=True, mode="json"), "seed": seed}
+        shape = spec.model_dump(by_alias=True, mode="json", exclude={"from_", "revision", "tokenizer"})
+        content = {"identity": identity(spec), "spec": shape, "seed": seed}
         nodes[name] = _node(name, spec, content, {}, workspace=workspace)
     for stage in stages:
         inputs = {field: name for field, (name, _) in stage.references().items()}

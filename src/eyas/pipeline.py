@@ -58,15 +58,28 @@ def run_recipe(
         with atomic_path(run / "recipe.yaml") as draft:
             draft.write_text(recipe_text)
         write_json(run / "resolved.json", recipe.model_dump(by_alias=True, mode="json"))
+        before = _read_index(run, nodes)
         done: dict[str, Artifact] = {}
         for number, node in enumerate(needed, start=1):
             done[node.name] = _finish(node, recipe, done, lambda: progress(node, number, len(needed)))  # noqa: B023
             if node.name in ("student", "teacher") and all(name in done for name in _specs(nodes)):
                 check_recipe_pair(recipe, {name: done[name].path / "model" for name in _specs(nodes)})
-            write_json(run / "index.json", {name: os.path.relpath(made.path, run) for name, made in done.items()})
+            write_json(
+                run / "index.json", before | {name: os.path.relpath(made.path, run) for name, made in done.items()}
+            )
         _link_models(run, needed, done)
         _publish_report(run, needed, done)
         return done
+
+
+def _read_index(run: Path, nodes: Sequence[Node]) -> dict[str, str]:
+    """What an earlier attempt made for this very recipe, in the recipe's order."""
+    try:
+        found = read_json(run / "index.json")
+    except ArtifactError:
+        return {}
+    paths = {node.name: os.path.relpath(node.directory, run) for node in nodes}
+    return {name: path for name, path in paths.items() if found.get(name) == path}
 
 
 def _specs(nodes: Sequence[Node]) -> list[str]:

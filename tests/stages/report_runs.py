@@ -44,7 +44,13 @@ def recipe(*, without: tuple[str, ...] = ()) -> Recipe:
         {"type": "prepare", "source": {"type": "arithmetic"}, "labelled": 100, "unlabelled": 300, "test": N},
         {"type": "sft", "name": "sft-reasoning"},
         {"type": "sft", "name": "sft", "model": "sft-reasoning", "modes": {"reasoning": 3, "fast": 1}},
-        {"type": "distill", "model": "sft", "rounds": 2},
+        {
+            "type": "distill",
+            "model": "sft",
+            "rounds": 2,
+            "rollout": {"prompts": "all"},
+            "curriculum": {"weight": "frontier"},
+        },
         {"type": "sft", "name": "control", "model": "sft", "match_tokens": "distill", "select": "best"},
         {"type": "sft", "name": "control-seconds", "model": "sft", "match_seconds": "distill"},
         {"type": "rollout", "name": "teacher-text", "model": "teacher", "prefix": "teacher"},
@@ -127,7 +133,8 @@ def _write(
     if stage.type == "prepare":
         write_shard(directory / "examples" / "test", 0, examples(), kind=Example)
         counts = {"labelled": 100, "unlabelled": 300, "validation": 50, "test": N, "off_task": 0 if bare else 20}
-        return {"counts": counts, "dropped": {} if bare else {"duplicate": 7, "leak": 2}}
+        found = {"counts": counts, "dropped": {} if bare else {"duplicate": 7, "leak": 2}}
+        return found | {"test_answers_rejected_by_their_grader": 0 if bare else 4}
     if stage.type == "rollout":
         by_mode = {"sequences": 300, "mean_completion_tokens": 17.5, "truncated": 0.01, "graded": 0, "pass_rate": None}
         fast = by_mode | {"mean_completion_tokens": 3.0, "graded": 90, "pass_rate": 0.5}
@@ -146,6 +153,7 @@ def _write(
             (directory / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         chosen = {"selected_step": 80, "candidates": [{"step": 40, "accuracy": 0.6}, {"step": 80, "accuracy": 0.68}]}
         facts = {"tokens": 50_000, "steps": 100, "sequences": 600, "dropped_too_long": 0 if bare else 3}
+        facts["pass_rates"] = {"graded": 123, "pseudo": 0, "unknown": 477}
         return facts | (chosen if stage.type == "sft" and stage.select == "best" and not bare else {})
     if stage.type == "evaluate":
         (role,) = stage.models
@@ -185,12 +193,16 @@ def _evaluate(role: str, directory: Path, *, right: tuple[range, range], bare: b
         }
         for at, mode in enumerate(MODES)
     }  # fmt: skip
-    off_task = [_answer(example, mode, n < 12) for mode in MODES for n, example in enumerate(held_out[:20])]
+    known = 18 if role == "base" else 12
+    off_task = [_answer(example, mode, n < known) for mode in MODES for n, example in enumerate(held_out[:20])]
     write_shard(directory / "off_task", 0, off_task, kind=SequenceRecord)
     divergence = 0.02 + 0.5 * (1 - accuracy["reasoning"]["value"])
     return facts | {
         "by_level": by_level,
-        "off_task": {"accuracy": {mode: share_of([True] * 12 + [False] * 8).as_dict() for mode in MODES}, "nll": 1.25},
+        "off_task": {
+            "accuracy": {mode: share_of([n < known for n in range(20)]).as_dict() for mode in MODES},
+            "nll": 1.25,
+        },
         "divergence": {key: {"value": divergence, "tokens": 4_000} for key in ("teacher", "student")},
     }
 

@@ -35,7 +35,7 @@ def test_the_summary_has_exactly_the_contracts_keys(made: Made) -> None:
     summary, _, _ = made
     assert list(summary["models"]) == ["base", "sft", "control", "control_seconds", "seqkd", "distilled", "teacher"]
     for model in summary["models"].values():
-        assert set(model) == {"accuracy", "parameters", "bytes", "latency"}
+        assert set(model) == {"accuracy", "parameters", "bytes", "latency", "off_task"}
         assert set(model["accuracy"]) == {"reasoning", "fast"}
         assert all(set(found) == {"value", "low", "high", "n"} for found in model["accuracy"].values())
     assert all(set(item) == {"a", "b", "mode", "difference", "low", "high", "n"} for item in summary["comparisons"])
@@ -77,6 +77,18 @@ def test_the_first_sentence_says_that_distillation_won(made: Made) -> None:
     )
     assert "and +4.0 in fast mode" in summary["verdict"]
     assert "distillation closed 63 % in reasoning mode" in page
+
+
+def test_the_first_lines_say_what_was_forgotten_and_that_the_equal_time_control_was_not_equal(made: Made) -> None:
+    _, page, _ = made
+    assert "Off the task it forgot: accuracy there fell from 90 to 60 % in reasoning mode and from 90 to 60 %" in page
+    assert re.search(r"The equal-time control got only \d+ % of distillation’s time", page)
+
+
+def test_how_pass_rates_are_known_and_bad_references_are_counted(made: Made) -> None:
+    _, page, _ = made
+    assert re.search(r"weight frontier</td><td class=\"n\">123</td><td class=\"n\">0</td><td class=\"n\">477<", page)
+    assert 'their own grader rejects the reference answer</td><td class="n">4<' in page
 
 
 def test_the_first_sentence_says_that_seqkd_won(tmp_path: Path) -> None:

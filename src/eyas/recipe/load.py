@@ -128,9 +128,10 @@ def _child(node: Any, part: str, override: str) -> Any:
 
 
 def _limited(data: dict[str, Any], limit: int) -> dict[str, Any]:
-    """The recipe as a smoke run: `limit` examples a split, `limit` optimiser steps a training stage."""
+    """The recipe as a smoke run of its own name: `limit` examples a split and optimiser steps a training stage."""
     if limit < 2:
         raise RecipeError(f"--limit {limit}: at least 2 examples are needed.")
+    data["name"] = f"{data['name']}-limit{limit}"
     for stage in data["stages"]:
         if stage["type"] == "prepare":
             defaults = {"labelled": limit, "unlabelled": 0, "validation": limit, "test": limit, "off_task_count": limit}

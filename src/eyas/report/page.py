@@ -44,6 +44,7 @@ def render_page(
         "divergence_note": process.divergence_note(evidence),
         "training_charts": process.training_charts(evidence),
         "selections": process.selections(evidence),
+        "curricula": process.curricula(evidence),
         "rollouts": process.rollouts(evidence),
         "cache": process.cache(evidence),
         "costs": process.costs(evidence),

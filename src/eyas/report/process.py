@@ -76,7 +76,30 @@ def drops(evidence: Evidence) -> list[tuple[str, str, int]]:
         rows += [(name, reason, number) for reason, number in (artifact.facts.get("dropped") or {}).items() if number]
         if artifact.facts.get("dropped_too_long"):
             rows.append((name, "longer than max_length", artifact.facts["dropped_too_long"]))
+        if artifact.facts.get("test_answers_rejected_by_their_grader"):
+            rows.append(
+                (
+                    name,
+                    "kept, but their own grader rejects the reference answer",
+                    artifact.facts["test_answers_rejected_by_their_grader"],
+                )
+            )
     return rows
+
+
+def curricula(evidence: Evidence) -> list[tuple[str, str, dict[str, int]]]:
+    """(stage, what the pass rates decide, examples by how their pass rate is known) where a curriculum is used."""
+    found = []
+    for name in evidence.trainings():
+        stage = evidence.stages[name]
+        if isinstance(stage, SftStage | DistillStage):
+            order, weight = stage.curriculum.order, stage.curriculum.weight
+            decides = ([f"order {order}"] if order != "shuffle" else []) + (
+                [f"weight {weight}"] if weight != "uniform" else []
+            )
+            if decides:
+                found.append((name, ", ".join(decides).replace("_", " "), evidence.artifacts[name].facts["pass_rates"]))
+    return found
 
 
 def training_charts(evidence: Evidence) -> list[Markup]:

@@ -39,6 +39,7 @@ def _model(facts: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": facts["parameters"],
         "bytes": facts["bytes"],
         "latency": dict(facts.get("latency") or {}),
+        "off_task": dict(facts.get("off_task") or {}),
     }
 
 

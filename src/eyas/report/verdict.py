@@ -74,7 +74,9 @@ def judge(evidence: Evidence, comparisons: Sequence[Comparison]) -> Verdict:
     details = [
         f"Distilled minus {in_text(role)}: {numbers(found)}." for role, found in rivals.items() if role not in told
     ]
-    return Verdict(headline + ".", (*details, *_missing(rivals), *_gap(evidence)))
+    return Verdict(
+        headline + ".", (*details, *_missing(rivals), *_shortfall(evidence), *_gap(evidence), *_forgetting(evidence))
+    )
 
 
 def _against(comparisons: Sequence[Comparison]) -> Mapping[str, list[Comparison]]:
@@ -109,6 +111,31 @@ def _missing(rivals: Mapping[str, object]) -> list[str]:
         )
         if role not in rivals
     ]
+
+
+def _shortfall(evidence: Evidence) -> list[str]:
+    """That the equal-time control got less time than distillation, where its steps were planned too few."""
+    if "control_seconds" not in evidence.evaluations:
+        return []
+    share = evidence.budget("control_seconds").seconds / max(evidence.budget("distilled").seconds, 1e-9)
+    if share >= 0.95:
+        return []
+    return [f"The equal-time control got only {percent(share, 0)} % of distillation’s time."]
+
+
+def _forgetting(evidence: Evidence) -> list[str]:
+    """Off-task accuracy before and after, where it fell by more than 2 points."""
+    if not {"base", "distilled"} <= evidence.evaluations.keys():
+        return []
+    before, after = (
+        (evidence.facts(role).get("off_task") or {}).get("accuracy") or {} for role in ("base", "distilled")
+    )
+    parts = [
+        f"from {percent(before[mode]['value'], 0)} to {percent(after[mode]['value'], 0)} % in {mode} mode"
+        for mode in evidence.modes
+        if mode in before and mode in after and before[mode]["value"] - after[mode]["value"] > 0.02
+    ]
+    return [f"Off the task it forgot: accuracy there fell {' and '.join(parts)}."] if parts else []
 
 
 def _gap(evidence: Evidence) -> list[str]:

@@ -10,6 +10,7 @@ from eyas.engines.respondent import Respondent
 from eyas.engines.transformers import TransformersEngine
 from eyas.recipe import LossSpec, SamplingSpec, SftStage
 from eyas.records import Example, SequenceRecord
+from eyas.storage.artifacts import Artifact
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
 from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps
@@ -69,11 +70,21 @@ def _steps(stage: SftStage, context: StageContext, items: list[TrainingItem]) ->
         return max(1, round(sum(int(made.facts["tokens"]) for made in trained) / (mean * size)))
     if stage.match_seconds is not None:
         seconds = sum(made.seconds for made in context.rounds)
-        speed = float(context.inputs["model"].facts.get("tokens_per_second") or trained[0].facts["tokens_per_second"])
-        return max(1, round(seconds * speed / (mean * size)))
+        return max(1, round(seconds * _speed(context, trained) / (mean * size)))
     if stage.training.steps is not None:
         return stage.training.steps
     return max(1, round(len(items) * (stage.training.epochs or 1.0) / size))
+
+
+def _speed(context: StageContext, trained: list[Artifact]) -> float:
+    """Tokens a second of earlier training, start-up excluded: that of the weights that go on, if it was measured.
+
+    A control that is matched in seconds pays its own start-up and validation on top, never less than its share.
+    """
+    for made in (context.inputs["model"], *trained):
+        if made.facts.get("tokens_per_second"):
+            return float(made.facts["tokens_per_second"])
+    return sum(int(made.facts["tokens"]) for made in trained) / max(sum(made.seconds for made in trained), 1e-9)
 
 
 def _mean_length(stage: SftStage, items: list[TrainingItem]) -> float:

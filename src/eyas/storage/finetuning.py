@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -20,7 +21,7 @@ from eyas.records import Mode, SequenceRecord, seed_for
 from eyas.storage.artifacts import Artifact, atomic_path, read_json, write_json
 from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
-from eyas.storage.context import StageContext
+from eyas.storage.context import Progress, StageContext
 from eyas.storage.models import device_of, load_model, save_model
 from eyas.storage.shards import read_records
 from eyas.storage.tokenization import load_tokenizer
@@ -123,6 +124,7 @@ def finetune(
             attach_loss(model, loss)
             candidates.save(step, accuracy)
 
+    pace = _Pace(context.progress)
     trained = train(
         trainable,
         loader,
@@ -131,7 +133,7 @@ def finetune(
         dtype=dtype,
         directory=context.directory,
         clock=context.clock,
-        progress=context.progress,
+        progress=pace,
         selections=selections,
         select=select,
     )
@@ -146,7 +148,7 @@ def finetune(
         "steps": trained.steps,
         "tokens": trained.tokens,
         "sequences": len(items),
-        "tokens_per_second": trained.tokens / max(context.clock.seconds, 1e-9),
+        "tokens_per_second": pace.tokens_per_second(loader.tokens_until),
         "pass_rates": {"graded": rates.graded, "pseudo": rates.pseudo, "unknown": rates.unknown},
     } | chosen
 
@@ -167,6 +169,30 @@ def _with_lora(model: PreTrainedModel, training: TrainingSpec) -> Any:
             task_type="CAUSAL_LM",
         ),
     )
+
+
+class _Pace:
+    """Hands progress on and notes when steps ended, so that a stage's start-up does not count as slow training."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._first = 0
+        self._ends: list[float] = []
+
+    def start(self, total: int, *, unit: str, done: int = 0) -> None:
+        self._first, self._ends = done, []
+        self._progress.start(total, unit=unit, done=done)
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self._ends.append(time.monotonic())
+        self._progress.advance(amount, note=note)
+
+    def tokens_per_second(self, tokens_until: Callable[[int], int]) -> float | None:
+        """From the end of this attempt's first step to that of its last; None after fewer than two steps."""
+        if len(self._ends) < 2:
+            return None
+        tokens = tokens_until(self._first + len(self._ends)) - tokens_until(self._first + 1)
+        return tokens / max(self._ends[-1] - self._ends[0], 1e-9)
 
 
 class _Candidates:

@@ -47,6 +47,16 @@ def load_examples(source: DataSource, *, split: Split, count: int, seed: int) ->
     return _generated(source, split=split, count=count, seed=seed)
 
 
+def content_hashes(source: DataSource) -> list[str]:
+    """SHA-256 of every file that a source reads, in order; none for a generator or a hub data set.
+
+    Raises: DataError, if a file cannot be read.
+    """
+    if isinstance(source, MixtureSource):
+        return [found for part in source.parts for found in content_hashes(part.source)]
+    return files.content_hashes(source) if isinstance(source, FileSource) else []
+
+
 def _generated(source: ArithmeticSource | WordsSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:
     if isinstance(source, ArithmeticSource):
         drawn = arithmetic.draw(source, split=split, seed=seed)

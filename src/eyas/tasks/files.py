@@ -12,6 +12,7 @@ from eyas.errors import DataError
 from eyas.recipe import FileSource
 from eyas.records import Example, seed_for
 from eyas.splits import split_of
+from eyas.storage.artifacts import sha256_of
 from eyas.tasks.records import example_of
 
 
@@ -44,6 +45,21 @@ def _parse(line: bytes, *, where: str) -> object:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}). Each line must be one whole JSON object.") from error
     return parsed
+
+
+def content_hashes(source: FileSource) -> list[str]:
+    """SHA-256 of `path` and, where there is one, of `test_path`.
+
+    Raises: DataError, if one cannot be read.
+    """
+    found = []
+    for name in (source.path, source.test_path):
+        if name is not None:
+            try:
+                found.append(sha256_of(Path(name).expanduser()))
+            except OSError as error:
+                raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
+    return found
 
 
 def sample(examples: Iterable[Example], *, count: int, seed: int) -> list[Example]:
