@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Where the package index's torch carries CUDA: make quickstart TORCH_INDEX=(the address of PyTorch's CPU wheels)
+TORCH_INDEX ?=
 export MPLBACKEND := Agg
 
 .PHONY: quickstart test check format clean
@@ -25,6 +27,7 @@ clean:
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch)
 	$(PIP) --editable .
 	@touch $@
 

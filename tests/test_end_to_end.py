@@ -140,19 +140,33 @@ def test_killed_at_ten_random_moments_the_final_weights_are_bit_equal(
     recipe_and_run: tuple[Path, Path], tmp_path: Path
 ) -> None:
     small_recipe, finished = recipe_and_run
+    manifests = finished.parent.glob("artifacts/*/manifest.json")
+    working = sum(json.loads(path.read_text())["seconds"] for path in manifests)
     rng = random.Random(0)
-    command = [sys.executable, "-m", "eyas", "run", str(small_recipe), "--out", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "eyas", "run", str(small_recipe), "--out"]
+    workspaces = [tmp_path / "killed-0"]
     kills = 0
-    for _ in range(10):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT)
-        time.sleep(rng.uniform(5.0, 11.0))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    while kills < 10:
+        process = subprocess.Popen([*command, str(workspaces[-1])], stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+        wait_for_work(process, workspaces[-1] / "small" / ".holder.json")
+        time.sleep(rng.uniform(0.0, working / 5))
+        process.kill()
+        if process.wait() == 0:
+            workspaces.append(tmp_path / f"killed-{len(workspaces)}")
         kills += process.returncode == -signal.SIGKILL
-    subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=True)
-    assert kills >= 3
-    for role in ("sft", "control", "distilled"):
-        assert weights(tmp_path / "killed" / "small", role) == weights(finished, role)
+    for workspace in workspaces:
+        subprocess.run([*command, str(workspace)], stdout=subprocess.DEVNULL, env=ENVIRONMENT, check=True)
+        for role in ("sft", "control", "distilled"):
+            assert weights(workspace / "small", role) == weights(finished, role)
+
+
+def wait_for_work(process: subprocess.Popen[bytes], holder: Path) -> None:
+    """Until the process has imported everything and holds the run's lock."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(holder.read_text())["pid"] == process.pid:
+                return
+        time.sleep(0.05)
 
 
 def test_two_runs_in_one_directory_the_second_is_told(small_recipe: Path, tmp_path: Path) -> None:

@@ -79,5 +79,6 @@ class OutOfMemory(EyasError, MemoryError):
 class MissingExtra(EyasError, ImportError):
     """An optional dependency is not installed."""
 
-    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}: install it with `pip install 'eyas[{extra}]'`.")
+    def __init__(self, package: str, *, extra: str, purpose: str, command: str | None = None) -> None:
+        command = command or f"pip install 'eyas[{extra}]'"
+        super().__init__(f"{purpose} needs the package {package!r}: install it with `{command}`.")

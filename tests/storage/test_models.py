@@ -218,3 +218,14 @@ def test_smollm2_comes_out_of_its_package_and_speaks(tmp_path: Path) -> None:
     ids = tokenizer("The capital of France is", return_tensors="pt")
     made = model.generate(**ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert "Paris" in tokenizer.decode(made[0])
+
+
+def test_weights_that_are_no_safetensors_are_converted(tiny_student: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(tiny_student, old, ignore=shutil.ignore_patterns("*.safetensors"))
+    weights = load_model(tiny_student, dtype="float32").state_dict()
+    torch.save(weights, old / "pytorch_model.bin")
+    materialise(spec(**{"from": str(old)}), tmp_path / "made", seed=0)
+    assert parameter_count(tmp_path / "made" / "model") == parameter_count(tiny_student)
+    made = load_model(tmp_path / "made" / "model", dtype="float32").state_dict()
+    assert all(torch.equal(made[name], value) for name, value in weights.items())

@@ -44,16 +44,17 @@ def identity(spec: ModelSpec) -> str:
 def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
     """Make `directory/model`: safetensors, tokenizer and generation config of any model spec.
 
-    A model taken as it is, is linked, not copied.
+    A model taken as it is, is linked, not copied, if it is in safetensors; other weights are converted.
 
     Raises: ModelError, if it cannot be had; MissingExtra, for `builtin:smollm2-135m` without its package.
     """
     target = directory / "model"
-    plain = spec.keep_layers is None and spec.tokenizer is None
-    if spec.config is None and plain and origin_of(spec) != SMOLLM2:
-        with atomic_path(target) as draft:
-            link_model(snapshot(spec).resolve(), draft)
-        return
+    if spec.config is None and spec.keep_layers is None and spec.tokenizer is None and origin_of(spec) != SMOLLM2:
+        source = snapshot(spec).resolve()
+        if any(source.glob("*.safetensors")):
+            with atomic_path(target) as draft:
+                link_model(source, draft)
+            return
     if spec.config is not None:
         model, tokenizer = _random_model(spec, seed=seed)
     elif origin_of(spec) == SMOLLM2:

