@@ -1,8 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Where the package index's torch carries CUDA: make quickstart TORCH_INDEX=(the address of PyTorch's CPU wheels)
+# Where the package index's torch carries CUDA: make quickstart TORCH_INDEX=(the address of PyTorch's CPU wheels).
+# Its 2.13.0+cpu counts as newer than 2.13.0 and is taken.
 TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 export MPLBACKEND := Agg
 
 .PHONY: quickstart test check format clean
@@ -27,7 +29,6 @@ clean:
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch)
 	$(PIP) --editable .
 	@touch $@
 

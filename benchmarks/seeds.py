@@ -32,6 +32,7 @@ def main() -> None:
     runs = [run(options.recipe, options.out, name=name, seed=seed) for seed in options.seeds]
     roles = [role for role in runs[0] if all(role in found for found in runs)]
     modes = sorted({mode for _, mode in runs[0][roles[0]]}, reverse=True)
+    shared = all(set(found[role]) == set(runs[0][roles[0]]) for found in runs for role in roles)
     print(f"| mean over seeds {options.seeds} | " + " | ".join(f"{mode}, %" for mode in modes) + " |")
     print("|---|" + "---|" * len(modes))
     for role in roles:
@@ -43,7 +44,7 @@ def main() -> None:
             continue
         for mode in modes:
             pairs = [(grades(found[a], mode), grades(found[b], mode)) for found in runs]
-            pooled = pooled_difference(pairs, same_examples=True)
+            pooled = pooled_difference(pairs, same_examples=shared)
             interval = f"{100 * pooled.difference:+.1f} [{100 * pooled.low:+.1f}, {100 * pooled.high:+.1f}]"
             by_seed = ", ".join(f"{100 * value:+.1f}" for value in pooled.per_seed)
             print(f"| {label(a)} − {label(b)} | {mode} | {interval} | {by_seed} | {pooled.n} |")

@@ -228,7 +228,26 @@ def test_lora_is_merged_into_loadable_weights(small_recipe: Path, tiny_student: 
 def test_a_read_only_workspace_says_so(small_recipe: Path) -> None:
     done = eyas("run", small_recipe, "--out", "/proc/nowhere", check=False)
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    assert "StorageError: /proc/nowhere/small: cannot be made" in done.stderr
+    assert "Choose another --out" in done.stderr
+
+
+def test_a_pair_that_does_not_fit_is_refused_before_any_work(small_recipe: Path, tmp_path: Path) -> None:
+    student = (
+        "{config: {model_type: llama, hidden_size: 32, max_position_embeddings: 20}, tokenizer: builtin:tokenizer}"
+    )
+    done = eyas("run", small_recipe, "--out", tmp_path / "runs", "--set", f"student={student}", check=False)
+    assert done.returncode == 1
+    assert "PairMismatch: a prompt and 24 completion tokens" in done.stderr
+    assert not (tmp_path / "runs" / "artifacts").exists()
+
+
+def test_a_loss_that_no_sequence_can_carry_is_refused(small_recipe: Path, tmp_path: Path) -> None:
+    done = eyas(
+        "run", small_recipe, "--out", tmp_path / "runs", "--set", "stages.distill.loss.ce_on=correct", check=False
+    )
+    assert done.returncode == 1
+    assert "none of the 192 sequences is: unlabelled prompts have no grade" in done.stderr
 
 
 def test_init_writes_a_recipe_that_plans(tiny_student: Path, tiny_teacher: Path, tmp_path: Path) -> None:

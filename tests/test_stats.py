@@ -129,6 +129,17 @@ def test_shared_examples_do_not_become_independent_by_repeating_the_run() -> Non
     assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=0.05)
 
 
+def test_three_seeds_cover_the_truth_as_often_as_promised() -> None:
+    rng = np.random.default_rng(3)
+    held, trials = 0, 200
+    for _ in range(trials):
+        rates = 0.5 + rng.normal(0.0, 0.02, 3)  # between seeds 2 points, between examples of one seed 1.6
+        runs = [(rng.random(1000) < rate, np.zeros(1000)) for rate in rates]
+        found = pooled_difference(runs, same_examples=False, resamples=1000)
+        held += found.low <= 0.5 <= found.high
+    assert 0.92 <= held / trials <= 1.0
+
+
 def test_runs_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fit together"):
         pooled_difference([([1], [0]), ([1, 1], [0, 0])], same_examples=True)

@@ -11,7 +11,7 @@ from eyas.errors import DataError
 from eyas.pipeline import run_model
 from eyas.recipe import SamplingSpec, parse_recipe
 from eyas.records import Example, Mode
-from eyas.storage.artifacts import read_json
+from eyas.storage.artifacts import open_artifact, read_json
 from eyas.thinking import parse_completion
 
 HELP = "/fast answers at once, /think reasons first, /new forgets the conversation, /quit leaves."
@@ -28,7 +28,8 @@ def chat_with(run: Path, *, role: str, temperature: float, max_completion_tokens
     recipe = parse_recipe(read_json(run / "resolved.json"), where=str(run / "resolved.json"))
     console = Console(highlight=False)
     console.print(f"{recipe.name}, {role}. {HELP}")
-    respondent = load_respondent(path, dtype=recipe.student.dtype, thinking=recipe.thinking, execution=recipe.execution)
+    dtype = str(open_artifact(path.resolve().parent).facts["dtype"])
+    respondent = load_respondent(path, dtype=dtype, thinking=recipe.thinking, execution=recipe.execution)
     sampling = SamplingSpec(temperature=temperature, max_completion_tokens=max_completion_tokens)
     mode: Mode = "reasoning"
     turns: list[tuple[str, str]] = []
@@ -46,11 +47,11 @@ def chat_with(run: Path, *, role: str, temperature: float, max_completion_tokens
         elif text.startswith("/"):
             console.print(HELP)
         elif text:
-            turns = [*turns[-TURNS_KEPT:], ("user", text)]
-            example = Example(key=text, prompt=tuple(turns))
+            asked = [*turns[-TURNS_KEPT:], ("user", text)]
+            example = Example(key=text, prompt=tuple(asked))
             try:
                 (reply,) = respondent.answer(
-                    [(example, mode, len(turns))], sampling=sampling, source="student", seed=("chat", text)
+                    [(example, mode, len(asked))], sampling=sampling, source="student", seed=("chat", text)
                 )
             except DataError as error:
                 console.print(f"{error} Type /new to start over.", style="red")
@@ -59,4 +60,4 @@ def chat_with(run: Path, *, role: str, temperature: float, max_completion_tokens
             if parsed.thinking:
                 console.print(parsed.thinking, style="dim", markup=False)
             console.print(parsed.answer or "(no answer)", markup=False)
-            turns.append(("assistant", parsed.answer))
+            turns = [*asked, ("assistant", parsed.answer)]

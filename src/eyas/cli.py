@@ -103,7 +103,7 @@ def _load(path: Path, overrides: list[str] | None, limit: int | None) -> tuple[A
     from eyas.recipe import load_recipe
 
     loaded = load_recipe(path, overrides=overrides or (), limit=limit)
-    return loaded, path.read_text()
+    return loaded, path.read_text(encoding="utf-8")
 
 
 def _run(

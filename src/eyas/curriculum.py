@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from eyas.records import Mode, SequenceRecord, seed_for
+from eyas.records import MODES, Mode, SequenceRecord, seed_for
 
 Order = Literal["shuffle", "easy_to_hard", "hard_to_easy"]
 Key = tuple[str, Mode]
@@ -87,7 +87,7 @@ def training_order(
     for index, (_, mode) in enumerate(keys):
         by_mode[mode].append(index)
     wanted = {mode: float(len(indices)) for mode, indices in by_mode.items()} if modes is None else dict(modes)
-    shares = {mode: share for mode, share in wanted.items() if by_mode.get(mode) and share > 0}
+    shares = {mode: wanted[mode] for mode in MODES if by_mode.get(mode) and wanted.get(mode, 0) > 0}
     streams = {
         mode: _epochs(by_mode[mode], keys, order=order, rates=rates, seed=seed_for(seed, mode)) for mode in shares
     }

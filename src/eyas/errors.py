@@ -80,5 +80,5 @@ class MissingExtra(EyasError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, *, extra: str, purpose: str, command: str | None = None) -> None:
-        command = command or f"pip install 'eyas[{extra}]'"
-        super().__init__(f"{purpose} needs the package {package!r}: install it with `{command}`.")
+        command = command or f"pip install {package}"
+        super().__init__(f"{purpose} needs the package {package!r} (extra eyas[{extra}]): install it with `{command}`.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from eyas.losses import CHUNK_ELEMENTS
 from eyas.recipe import (
     DistillStage,
     EvaluateStage,
@@ -16,15 +17,38 @@ from eyas.recipe import (
     Stage,
 )
 from eyas.records import Mode
+from eyas.storage.checkpoints import KEPT
 
 TRAIN_EFFICIENCY = 0.4
 """Share of the measured matrix-multiply speed that training reaches; small models on CPU measured 0.2 to 0.6."""
 STEP_OVERHEAD_S = 0.012
 """Python and kernel-launch time of one forward pass, which dominates below ten million parameters."""
+TRAINING_PASSES = 3
+"""A training step in forward passes: the backward pass computes twice what the forward does."""
+BATCH_TAIL = 1.5
+"""Decoding steps of a batch over its mean completion: it lasts until its longest one ends."""
+COPIES = 2
+"""A growing KV cache is copied, so for a moment it is there twice; so are logits, beside their softmax."""
+FLOAT_BYTES = 4
+"""Weights, activations and logits are fp32."""
 BYTES_PER_TRAINED_PARAMETER = 16
 """Weights, gradients and two AdamW moments in fp32."""
+BYTES_PER_CHECKPOINT_PARAMETER = 12
+"""Weights and two AdamW moments in fp32, on disk."""
+ACTIVATIONS_PER_LAYER = 17
+"""A layer's activations over its hidden size, a token: 34 bytes in 16 bits, no attention maps (arXiv 2205.05198)."""
+PREPARE_S = 1e-4
+"""Making, hashing and filtering one example; the quickstart's 7,800 took 0.4 s, text takes longer."""
+EXAMPLE_BYTES = 100
+"""An example on disk after zstd: 20 in the quickstart, a few hundred where prompts are paragraphs."""
+RENDER_S = 1.0
+"""Rendering references as sequences: no model runs, only a tokenizer."""
+BYTES_PER_TOKEN = 6
+"""Ids, log-prob and text of a sampled token after zstd; 3 to 4 in the quickstart, more in a large vocabulary."""
 BYTES_PER_SCORE_ENTRY = 4.5
 """A cached top-k entry on disk after zstd: id, log-prob, its share of the columns."""
+BYTES_PER_SCORED_TOKEN = 8
+"""What a scored token has beside its entries: its own log-prob and the captured mass."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +65,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was probed: matrix-multiply speed, memory in all."""
+    """What was probed: matrix-multiply speed, memory in all of the device that computes."""
 
     flop_per_s: float
     memory_bytes: int
@@ -70,6 +94,10 @@ class Lengths:
         """Mean tokens of prompt and completion."""
         return self.prompt[mode] + self.completion[mode]
 
+    def completion_share(self) -> float:
+        """Completion tokens over all tokens, the modes taken alike."""
+        return sum(self.completion.values()) / sum(map(self.sequence, self.prompt))
+
 
 class Estimator:
     """Walks the expanded stages in order and remembers what later stages multiply."""
@@ -87,8 +115,9 @@ class Estimator:
         made = Estimate()
         if isinstance(stage, PrepareStage):
             self._examples[stage.name] = stage
-            count = stage.labelled + stage.unlabelled + stage.validation + stage.test + stage.off_task_count
-            made = Estimate(sequences=count, seconds=count * 1e-4, disk_bytes=count * 100)
+            count = stage.labelled + stage.unlabelled + stage.validation + stage.test
+            count += stage.off_task_count if stage.off_task else 0
+            made = Estimate(sequences=count, seconds=count * PREPARE_S, disk_bytes=count * EXAMPLE_BYTES)
         elif isinstance(stage, SftStage | DistillStage):
             made = self._training(stage, matched)
             self._sizes[stage.name] = self._sizes[stage.model]
@@ -104,7 +133,7 @@ class Estimator:
     def _training(self, stage: SftStage | DistillStage, matched: tuple[str, ...]) -> Estimate:
         size = self._sizes[stage.model]
         data = self._examples[stage.data]
-        modes = stage.modes or {"reasoning": 1.0, "fast": 1.0}
+        modes = stage.modes or dict.fromkeys(self._lengths.prompt, 1.0)
         mean = sum(share * self._lengths.sequence(mode) for mode, share in modes.items()) / sum(modes.values())
         source = stage.scores if isinstance(stage, DistillStage) else stage.sequences
         available = self._made[source].sequences if source else data.labelled * len(modes)
@@ -114,16 +143,18 @@ class Estimator:
         tokens = round(steps * stage.training.batch_size * mean)
         if isinstance(stage, SftStage) and stage.match_tokens:
             tokens = sum(self._made[name].tokens for name in matched if name in self._sizes)
-        seconds = self._forward_seconds(size, tokens, mean) * 3
+        seconds = self._forward_seconds(size, tokens, mean) * TRAINING_PASSES
         if isinstance(stage, SftStage) and stage.match_seconds:
             seconds, tokens = self._match_seconds(matched, seconds, tokens)
-        activations = self._execution.micro_batch_size * mean * (size.layers * size.hidden * 68 + size.vocabulary * 4)
+        positions = self._execution.micro_batch_size * mean
+        activations = positions * size.layers * size.hidden * ACTIVATIONS_PER_LAYER * FLOAT_BYTES
+        per_parameter = BYTES_PER_TRAINED_PARAMETER if stage.training.lora is None else FLOAT_BYTES
         return Estimate(
             sequences=round(tokens / mean),
             tokens=tokens,
             seconds=seconds,
-            disk_bytes=size.parameters * (4 + 2 * 12),
-            memory_bytes=round(size.parameters * BYTES_PER_TRAINED_PARAMETER + activations),
+            disk_bytes=size.parameters * (FLOAT_BYTES + KEPT * BYTES_PER_CHECKPOINT_PARAMETER),
+            memory_bytes=round(size.parameters * per_parameter + activations + _logit_bytes(size, positions)),
         )
 
     def _match_seconds(self, matched: tuple[str, ...], seconds: float, tokens: int) -> tuple[float, int]:
@@ -137,7 +168,7 @@ class Estimator:
         prompts = min(prompts, stage.count or prompts)
         per_mode = prompts * stage.samples_per_prompt
         if stage.prefix == "label":
-            return Estimate(sequences=per_mode * len(stage.modes), seconds=1.0)
+            return Estimate(sequences=per_mode * len(stage.modes), seconds=RENDER_S)
         return self._generation(self._sizes[stage.model], dict.fromkeys(stage.modes, per_mode))
 
     def _evaluation(self, stage: EvaluateStage) -> Estimate:
@@ -151,18 +182,19 @@ class Estimator:
         seconds = 0.0
         tokens = 0.0
         for mode, count in prompts.items():
-            steps = self._lengths.completion[mode] * 1.5 * count / batch
+            steps = self._lengths.completion[mode] * BATCH_TAIL * count / batch
             step_s = max(STEP_OVERHEAD_S, 2 * size.parameters * batch / (self._machine.flop_per_s * TRAIN_EFFICIENCY))
             seconds += steps * step_s
             tokens += count * self._lengths.sequence(mode)
         longest = max(self._lengths.sequence(mode) for mode in prompts)
-        cache = batch * longest * 2 * size.layers * size.kv_width * 4
+        keys_and_values = 2 * size.layers * size.kv_width
+        cache = batch * longest * keys_and_values * FLOAT_BYTES
         return Estimate(
             sequences=sum(prompts.values()),
             tokens=round(tokens),
             seconds=seconds,
-            disk_bytes=round(tokens * 6),
-            memory_bytes=round(size.parameters * 4 + cache * 2),
+            disk_bytes=round(tokens * BYTES_PER_TOKEN),
+            memory_bytes=round(size.parameters * FLOAT_BYTES + cache * COPIES),
         )
 
     def _score(self, stage: ScoreStage) -> Estimate:
@@ -170,16 +202,23 @@ class Estimator:
         size = self._sizes[stage.model]
         mean = made.tokens / made.sequences if made.sequences else 1.0
         tokens = made.tokens or round(made.sequences * max(map(self._lengths.sequence, self._lengths.prompt)))
-        logits = self._execution.scoring_batch_size * mean * size.vocabulary * 4
+        positions = self._execution.scoring_batch_size * mean
+        activations = positions * size.hidden * ACTIVATIONS_PER_LAYER * FLOAT_BYTES
+        per_token = stage.top_k * BYTES_PER_SCORE_ENTRY + BYTES_PER_SCORED_TOKEN
         return Estimate(
             sequences=made.sequences,
             tokens=tokens,
             seconds=self._forward_seconds(size, tokens, mean),
-            disk_bytes=round(tokens * 0.7 * (stage.top_k * BYTES_PER_SCORE_ENTRY + 8)),
-            memory_bytes=round(size.parameters * 4 + 2 * logits),
+            disk_bytes=round(tokens * self._lengths.completion_share() * per_token),
+            memory_bytes=round(size.parameters * FLOAT_BYTES + activations + _logit_bytes(size, positions)),
         )
 
     def _forward_seconds(self, size: ModelSize, tokens: int, mean: float) -> float:
         passes = tokens / (mean * self._execution.micro_batch_size)
         compute = 2 * size.parameters * tokens / (self._machine.flop_per_s * TRAIN_EFFICIENCY)
         return compute + passes * STEP_OVERHEAD_S
+
+
+def _logit_bytes(size: ModelSize, positions: float) -> float:
+    """The head runs on chunks of CHUNK_ELEMENTS logits (eyas.losses)."""
+    return min(positions * size.vocabulary, CHUNK_ELEMENTS) * FLOAT_BYTES * COPIES

@@ -83,10 +83,14 @@ def _deciding_config(stage: Stage) -> dict[str, Any]:
 
 
 def _without_paths(value: Any) -> Any:
-    """A data file is what it holds, wherever it lies."""
-    if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items() if key not in ("path", "test_path")}
-    return [_without_paths(item) for item in value] if isinstance(value, list) else value
+    """A data file is what it holds, wherever it lies; whether there is one to test on stays."""
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "file":
+        return {**value, "path": True, "test_path": value["test_path"] is not None}
+    return {key: _without_paths(item) for key, item in value.items()}
 
 
 def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
@@ -113,7 +117,7 @@ def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
         if isinstance(stage, ReportStage):
             inputs = {name: name for name in nodes}
         matched = (stage.match_tokens or stage.match_seconds) if isinstance(stage, SftStage) else None
-        rounds = tuple(found.name for found in training_rounds(stages, matched)) if matched else ()
+        rounds = tuple(made.name for made in training_rounds(stages, matched, start=inputs["model"])) if matched else ()
         if matched and not rounds:
             raise RecipeError(
                 f"stage {stage.name!r}: {matched!r} is no stage that trains, so there is nothing to match."

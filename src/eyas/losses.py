@@ -68,7 +68,8 @@ def sparse_divergence(
 ) -> Tensor:
     """Per-token divergence between the teacher's entries and the student's softmax, in nats, float [N].
 
-    Equal to the full-vocabulary divergence when K = V. Teacher first: forward_kl is KL(teacher || student),
+    Equal to the full-vocabulary divergence when K = V. Teacher log-probs in float64 keep a tail that float32 would
+    round away; the rest is computed in the logits' type. Teacher first: forward_kl is KL(teacher || student),
     reverse_kl is KL(student || teacher), jsd is the mean of both sides' KL to their mixture (beta = 0.5).
 
     Raises: ShapeError, if ids and log-probs differ in shape.
@@ -92,7 +93,8 @@ def sparse_divergence(
         empty_N1 = torch.isinf(rest_NV).all(dim=-1, keepdim=True)
         rest_N1 = torch.logsumexp(rest_NV.masked_fill(empty_N1, 0.0), dim=-1, keepdim=True) - normaliser_N1
         student_tail_N1 = rest_N1.masked_fill(empty_N1, -torch.inf)
-        teacher_tail_N1 = log1mexp(torch.logsumexp(teacher_NK.double(), dim=-1, keepdim=True)).to(teacher_NK.dtype)
+        teacher_mass_N1 = torch.logsumexp(teacher_logprobs_NK.double(), dim=-1, keepdim=True)
+        teacher_tail_N1 = log1mexp(teacher_mass_N1).to(teacher_NK.dtype)
         student_NK = torch.cat([student_NK, student_tail_N1.clamp(min=LOG_FLOOR)], dim=-1)
         teacher_NK = torch.cat([teacher_NK, teacher_tail_N1.clamp(min=LOG_FLOOR)], dim=-1)
         present_NK = torch.cat([present_NK, ~(empty_N1 & torch.isinf(teacher_tail_N1))], dim=-1)

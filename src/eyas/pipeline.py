@@ -9,15 +9,17 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from eyas.errors import ArtifactError, RecipeError
 from eyas.graph import Node, build_graph
-from eyas.preflight import check_recipe_pair
+from eyas.preflight import check_recipe_pair, described
 from eyas.recipe import ModelSpec, Recipe, ReportStage
 from eyas.storage.artifacts import (
     CLOCK,
     MANIFEST,
+    PRIVATE,
     Artifact,
     StageClock,
     atomic_path,
@@ -25,6 +27,7 @@ from eyas.storage.artifacts import (
     disk_errors,
     open_artifact,
     read_json,
+    remove_leftovers,
     seal,
     write_json,
 )
@@ -50,6 +53,11 @@ def run_recipe(
     Returns: node name -> artifact.
     Raises: EyasError; everything finished before it is kept and found again by the same command.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: `eyas run` is one process and cannot run under torchrun. "
+            "Start it alone."
+        )
     run = workspace / recipe.name
     with locked(run, purpose=f"run {recipe.name}"), disk_errors(run):
         set_threads(recipe.execution)
@@ -60,10 +68,10 @@ def run_recipe(
         write_json(run / "resolved.json", recipe.model_dump(by_alias=True, mode="json"))
         before = _read_index(run, nodes)
         done: dict[str, Artifact] = {}
+        with TemporaryDirectory() as scratch:
+            check_recipe_pair(recipe, described(nodes, Path(scratch)))
         for number, node in enumerate(needed, start=1):
             done[node.name] = _finish(node, recipe, done, lambda: progress(node, number, len(needed)))  # noqa: B023
-            if node.name in ("student", "teacher") and all(name in done for name in _specs(nodes)):
-                check_recipe_pair(recipe, {name: done[name].path / "model" for name in _specs(nodes)})
             write_json(
                 run / "index.json", before | {name: os.path.relpath(made.path, run) for name, made in done.items()}
             )
@@ -82,10 +90,6 @@ def _read_index(run: Path, nodes: Sequence[Node]) -> dict[str, str]:
     return {name: path for name, path in paths.items() if found.get(name) == path}
 
 
-def _specs(nodes: Sequence[Node]) -> list[str]:
-    return [node.name for node in nodes if isinstance(node.stage, ModelSpec)]
-
-
 def _needed(nodes: Sequence[Node], wanted: Callable[[Node], bool]) -> list[Node]:
     """The wanted nodes, all that they read, and the models.
 
@@ -95,7 +99,7 @@ def _needed(nodes: Sequence[Node], wanted: Callable[[Node], bool]) -> list[Node]
     stack = [node.name for node in nodes if wanted(node)]
     if not stack:
         raise RecipeError(f"no such stage in this recipe; stages: {', '.join(by_name)}.")
-    keep = set(_specs(nodes))
+    keep = {node.name for node in nodes if isinstance(node.stage, ModelSpec)}
     while stack:
         name = stack.pop()
         if name not in keep:
@@ -115,7 +119,8 @@ def _finish(
         if made is not None and not discard_damage(made):
             return made
         (node.directory / MANIFEST).unlink(missing_ok=True)
-        clock = StageClock(node.directory)
+        remove_leftovers(node.directory)
+        clock = StageClock(node.directory, before=0.0 if made is None else made.seconds)
         with progress() as bar:
             facts = _make(node, recipe, done, clock, bar)
         made = seal(
@@ -129,7 +134,8 @@ def _finish(
             made_on=describe_hardware(recipe.execution),
         )
         (node.directory / CLOCK).unlink(missing_ok=True)
-        shutil.rmtree(node.directory / "checkpoints", ignore_errors=True)
+        for name in PRIVATE:
+            shutil.rmtree(node.directory / name, ignore_errors=True)
         gc.collect()
         return made
 

@@ -1,81 +1,71 @@
-"""`eyas plan`: what would run, what it would cost, and whether the two models fit together."""
+"""`eyas plan`: what would run and why, what it would cost, and whether the two models fit together."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
-from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM
+from rich.table import Column, Table
 
+from eyas.errors import ArtifactError
 from eyas.estimates import Estimate, Estimator, Lengths, Machine, ModelSize
 from eyas.graph import Node, build_graph
-from eyas.preflight import check_recipe_pair, recipe_modes, sample_examples
-from eyas.recipe import ModelSpec, Recipe, SamplingSpec
+from eyas.preflight import check_recipe_pair, described, recipe_modes, sample_examples
+from eyas.recipe import ExecutionSpec, FileSource, ModelSpec, PrepareStage, Recipe, SamplingSpec
 from eyas.records import Mode
-from eyas.storage.artifacts import damaged_files
+from eyas.storage.artifacts import MANIFEST, damaged_files, read_json
 from eyas.storage.hardware import total_memory_bytes
-from eyas.storage.models import materialise
+from eyas.storage.models import load_outline
 from eyas.storage.tokenization import encode_prompt, label_sequence, load_tokenizer, stop_ids
+from eyas.tasks.files import expected_rows
+
+DONE = "done, skipped"
+NAMED_DIFFERENCES = 3
+"""An earlier artifact that differs in more fields than this explains nothing."""
+LOWER = {"rollout": "generation_batch_size", "evaluate": "generation_batch_size", "score": "scoring_batch_size"}
+"""Stage type -> the execution setting that its memory follows; that of training is `micro_batch_size`."""
 
 
 def print_plan(recipe: Recipe, *, workspace: Path) -> None:
-    """Print the plan. Reads tokenizers and configs; writes nothing to the workspace.
+    """Print the plan. Reads data, tokenizers and configs, no weights; writes nothing to the workspace.
 
     Raises: PairMismatch, ModelError or DataError, if the run would not get past its first checks.
     """
-    console = Console()
+    console = Console(highlight=False)
     nodes = build_graph(recipe, workspace=workspace)
     with TemporaryDirectory() as scratch:
-        paths = {
-            node.name: _weights(node, recipe, Path(scratch)) for node in nodes if isinstance(node.stage, ModelSpec)
-        }
+        paths = described(nodes, Path(scratch))
         report = check_recipe_pair(recipe, paths)
         sizes = {name: size_of(path) for name, path in paths.items()}
         lengths = sample_lengths(recipe, paths["student"])
-    estimator = Estimator(sizes=sizes, lengths=lengths, machine=probe_machine(), execution=recipe.execution)
-    table = Table(
-        "stage", "makes", "state", *(_right(title) for title in ("sequences", "tokens", "time", "disk", "memory"))
-    )
-    table.title = f"{recipe.name}: {len(nodes)} artifacts in {workspace / 'artifacts'}"
-    total: list[Estimate] = []
-    for node in nodes:
-        cost = Estimate() if isinstance(node.stage, ModelSpec) else estimator.estimate(node.stage, matched=node.rounds)
-        state = _state(node)
-        table.add_row(node.name, node.type, state, *_cells(cost))
-        if state != "done, skipped":
-            total.append(cost)
-    console.print(table)
+    machine = probe_machine()
+    estimator = Estimator(sizes=sizes, lengths=lengths, machine=machine, execution=recipe.execution)
+    costs = {node.name: _cost(node, estimator) for node in nodes}
+    states = states_of(nodes, workspace=workspace)
+    console.print(_table(nodes, states, costs, title=f"{recipe.name}: {len(nodes)} artifacts in {workspace}/artifacts"))
     for line in report.lines():
-        console.print(line, highlight=False)
+        console.print(line)
     for name, size in sizes.items():
-        console.print(f"{name}: {size.parameters / 1e6:,.2f} M parameters, {size.layers} layers", highlight=False)
-    need = max((cost.memory_bytes for cost in total), default=0)
-    console.print(
-        f"To do: about {_duration(sum(cost.seconds for cost in total))}, "
-        f"{sum(cost.tokens for cost in total):,} tokens, {_bytes(sum(cost.disk_bytes for cost in total))} of disk, "
-        f"{_bytes(need)} of memory at most (this machine has {_bytes(total_memory_bytes())}). "
-        "Times are rough: within a factor of two or three.",
-        highlight=False,
-    )
-
-
-def _weights(node: Node, recipe: Recipe, scratch: Path) -> Path:
-    if node.finished() is None:
-        assert isinstance(node.stage, ModelSpec)  # noqa: S101
-        materialise(node.stage, scratch / node.name, seed=recipe.seed)
-        return scratch / node.name / "model"
-    return node.directory / "model"
+        console.print(f"{name}: {size.parameters / 1e6:,.2f} M parameters, {size.layers} layers")
+    to_do = [node for node in nodes if states[node.name] != DONE]
+    console.print(_total([costs[node.name] for node in to_do], machine))
+    if warning := memory_warning(to_do, costs, machine=machine, execution=recipe.execution):
+        console.print(warning, style="bold yellow", soft_wrap=True)
 
 
 def size_of(path: Path) -> ModelSize:
-    """Shape of the model in a Hugging Face directory, from its config alone."""
-    config = AutoConfig.from_pretrained(path)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    """Shape of the model in a Hugging Face directory, from its config alone.
+
+    Raises: ModelError, if the config is of no causal language model.
+    """
+    model = load_outline(path)
+    config: Any = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return ModelSize(
@@ -116,30 +106,136 @@ def probe_machine() -> Machine:
     while time.perf_counter() - started < 0.1:
         (left @ left).sum().item()
         rounds += 1
-    return Machine(flop_per_s=2 * side**3 * rounds / (time.perf_counter() - started), memory_bytes=total_memory_bytes())
+    flop_per_s = 2 * side**3 * rounds / (time.perf_counter() - started)
+    memory = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else total_memory_bytes()
+    return Machine(flop_per_s=flop_per_s, memory_bytes=memory)
 
 
-def _state(node: Node) -> str:
-    made = node.finished()
-    if made is not None:
-        return "damaged, redone" if damaged_files(made) else "done, skipped"
-    if node.directory.is_dir() and any(path for path in node.directory.iterdir() if not path.name.startswith(".")):
-        return "begun, continues"
-    return "to do"
+def _cost(node: Node, estimator: Estimator) -> Estimate:
+    if isinstance(node.stage, ModelSpec):
+        return Estimate()
+    stage = within_files(node.stage) if isinstance(node.stage, PrepareStage) else node.stage
+    return estimator.estimate(stage, matched=node.rounds)
 
 
-def _right(title: str) -> str:
-    return title
+def within_files(stage: PrepareStage) -> PrepareStage:
+    """The stage asking for no more examples than its local files have, by their number of lines."""
+    counts: dict[str, int] = {}
+    if isinstance(stage.source, FileSource):
+        train, validation, test = (
+            expected_rows(stage.source, split=split) for split in ("train", "validation", "test")
+        )
+        labelled = min(stage.labelled, train)
+        counts |= {
+            "labelled": labelled,
+            "unlabelled": min(stage.unlabelled, train - labelled),
+            "validation": min(stage.validation, validation),
+            "test": min(stage.test, test),
+        }
+    if isinstance(stage.off_task, FileSource):
+        counts["off_task_count"] = min(stage.off_task_count, expected_rows(stage.off_task, split="test"))
+    return stage.model_copy(update=counts)
+
+
+def states_of(nodes: Sequence[Node], *, workspace: Path) -> dict[str, str]:
+    """Node name -> whether a run would skip, continue or make it and, where that can be known, why."""
+    earlier = _manifests(workspace, besides={node.directory for node in nodes})
+    fingerprints = {node.name: node.fingerprint for node in nodes}
+    states: dict[str, str] = {}
+    for node in nodes:
+        made = node.finished()
+        pending = [name for name, state in states.items() if name in node.inputs.values() and state != DONE]
+        if made is not None:
+            states[node.name] = "damaged, redone" if damaged_files(made) else DONE
+        elif node.directory.is_dir() and any(item for item in node.directory.iterdir() if item.name[0] != "."):
+            states[node.name] = "begun, continues"
+        elif pending:
+            states[node.name] = f"to do, after {pending[-1]}"
+        else:
+            inputs = {field: fingerprints[name] for field, name in node.inputs.items()}
+            similar = [found["config"] | found["inputs"] for found in earlier if found["stage"] == node.type]
+            states[node.name] = _difference({**node.config, **inputs}, similar)
+    return states
+
+
+def _manifests(workspace: Path, *, besides: set[Path]) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted((workspace / "artifacts").glob(f"*/{MANIFEST}")):
+        if path.parent not in besides:
+            try:
+                found.append(read_json(path))
+            except ArtifactError:
+                continue
+    return found
+
+
+def _difference(config: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str:
+    """Why a node whose inputs are all there is to be made: in what the most similar earlier artifact differs."""
+    fields = min((_differing(config, found) for found in earlier), key=len, default=None)
+    if fields is None or len(fields) > NAMED_DIFFERENCES:
+        return "to do"
+    return f"to do, an earlier one differs in {', '.join(fields) or 'seed, thinking format or version'}"
+
+
+def _differing(config: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two configs differ."""
+    fields: list[str] = []
+    for name in sorted(config.keys() | other.keys()):
+        ours, theirs = config.get(name), other.get(name)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            fields += _differing(ours, theirs, f"{prefix}{name}.")
+        elif ours != theirs:
+            fields.append(prefix + name)
+    return fields
+
+
+def _table(nodes: Sequence[Node], states: Mapping[str, str], costs: Mapping[str, Estimate], *, title: str) -> Table:
+    names = ("sequences", "tokens", "time", "disk", "memory")
+    numbers = (Column(name, justify="right", no_wrap=True) for name in names)
+    words = (Column(name, overflow="fold") for name in ("stage", "state"))
+    table = Table(*words, *numbers, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for node in nodes:
+        table.add_row(node.name, states[node.name], *_cells(costs[node.name]))
+    return table
 
 
 def _cells(cost: Estimate) -> list[str]:
     return [
         f"{cost.sequences:,}" if cost.sequences else "",
-        f"{cost.tokens:,}" if cost.tokens else "",
+        _millions(cost.tokens) if cost.tokens else "",
         _duration(cost.seconds) if cost.seconds else "",
         _bytes(cost.disk_bytes) if cost.disk_bytes else "",
         _bytes(cost.memory_bytes) if cost.memory_bytes else "",
     ]
+
+
+def _total(costs: Sequence[Estimate], machine: Machine) -> str:
+    return (
+        f"To do: about {_duration(sum(cost.seconds for cost in costs))}, "
+        f"{_millions(sum(cost.tokens for cost in costs))} tokens, "
+        f"{_bytes(sum(cost.disk_bytes for cost in costs))} of disk, "
+        f"{_bytes(max((cost.memory_bytes for cost in costs), default=0))} of memory at most "
+        f"(this machine has {_bytes(machine.memory_bytes)}). Times are rough: within a factor of two or three."
+    )
+
+
+def memory_warning(
+    nodes: Sequence[Node], costs: Mapping[str, Estimate], *, machine: Machine, execution: ExecutionSpec
+) -> str:
+    """One line on the stage that needs most, if that is more than there is; else empty."""
+    largest = max(nodes, key=lambda node: costs[node.name].memory_bytes, default=None)
+    if largest is None or costs[largest.name].memory_bytes <= machine.memory_bytes:
+        return ""
+    setting = LOWER.get(largest.type, "micro_batch_size")
+    return (
+        f"Warning: {largest.name} needs about {_bytes(costs[largest.name].memory_bytes)} of memory, this machine has "
+        f"{_bytes(machine.memory_bytes)}. Lower execution.{setting} (now {getattr(execution, setting)}), or take a "
+        "smaller model."
+    )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M" if count >= 1e6 else f"{count:,}"
 
 
 def _duration(seconds: float) -> str:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eyas.recipe import DistillStage, EvaluateStage, PrepareStage, Recipe, RolloutStage, expand
+from eyas.graph import Node
+from eyas.recipe import DistillStage, EvaluateStage, ModelSpec, PrepareStage, Recipe, RolloutStage, expand
 from eyas.records import MODES, Example, Mode
+from eyas.storage.models import describe
 from eyas.storage.preflight import PairReport, check_pair
 from eyas.tasks import load_examples
 
 SAMPLE = 16
 """Examples that are rendered and tokenised as a sample."""
+
+
+def described(nodes: Sequence[Node], scratch: Path) -> dict[str, Path]:
+    """`student` and `teacher` -> a directory with config and tokenizer: the finished artifact's, else one in `scratch`.
+
+    Raises: ModelError, if one cannot be had; no weights are downloaded to find that out.
+    """
+    paths = {}
+    for node in nodes:
+        if isinstance(node.stage, ModelSpec):
+            directory = node.directory if node.finished() is not None else scratch / node.name
+            if directory != node.directory:
+                describe(node.stage, directory)
+            paths[node.name] = directory / "model"
+    return paths
 
 
 def check_recipe_pair(recipe: Recipe, paths: Mapping[str, Path]) -> PairReport:

@@ -69,17 +69,18 @@ class SequenceRecord:
 class TeacherScores:
     """The teacher's view of one sequence's completion, one entry per completion token.
 
-    Lists are ragged: an entry list stops at `top_k` or when the captured mass passes the threshold.
+    Lists are ragged: an entry list stops at `top_k` or when the captured mass reaches the threshold.
     """
 
     token_hash: str
     ids: list[list[int]]
     logprobs: list[list[float]]
-    """Natural log-probabilities of `ids`, descending."""
+    """Natural log-probabilities of `ids`, descending, rounded for storage: what they add up to is `captured_mass`,
+    and a reader shifts them until they do (storage/batches.py), so that a confident teacher's tail survives."""
     token_logprobs: list[float]
     """Log-probability of the completion token itself."""
     captured_mass: list[float]
-    """Sum of exp(logprobs) per token, as stored (after rounding)."""
+    """Mass of `ids` per token before any rounding, float64: 1 minus it is the mass of the tail."""
 
 
 def token_hash(prompt_ids: list[int], completion_ids: list[int]) -> str:

@@ -54,7 +54,7 @@ class PooledDifference:
     difference: float
     low: float
     high: float
-    """95 % percentile bootstrap interval over seeds and examples."""
+    """95 % interval over seeds and examples."""
     n: int
     """Graded pairs, over all seeds."""
     per_seed: tuple[float, ...]
@@ -142,29 +142,27 @@ def pooled_difference(
 ) -> PooledDifference:
     """Compare two recipes over several seeds: one (grades of a, grades of b) per seed.
 
-    Seeds are drawn with replacement, and so are examples: jointly for all seeds where these share their
-    examples (`same_examples`, in the same order), otherwise within each drawn seed. Every seed weighs the same.
-    Few seeds say little about the spread between seeds, and the bootstrap understates it (by (S-1)/S in
-    variance): show `per_seed` beside the interval.
+    Examples are drawn with replacement, jointly for all seeds where these share them (`same_examples`, in the same
+    order), otherwise within each seed; every seed weighs the same. Seeds are too few to be drawn (a bootstrap of
+    three understates their spread by a third in variance): their standard error is multiplied by a draw of
+    Student's t with S - 1 degrees of freedom and added. The spread of the per-seed means holds some of the examples'
+    own noise, so the interval is rather wide than narrow. Of a single seed nothing is known of the spread, and
+    nothing is added.
 
     Raises: ValueError, if there is no run, or lengths disagree.
-    Source: Owen 2007, arXiv 0712.1111 (crossed); Davison & Hinkley 1997, §3.8 (nested).
+    Source: Student 1908, doi.org/10.1093/biomet/6.1.1 (few seeds); Efron & Tibshirani 1993, ch. 13 (examples).
     """
     differences = [_differences(a, b) for a, b in runs]
     if not differences or (same_examples and len({len(row) for row in differences}) > 1):
         lengths = [len(row) for row in differences]
         raise ValueError(f"pooled_difference: runs of {lengths} examples do not fit together.")
     rng, seeds = np.random.default_rng(seed), len(differences)
-    if same_examples:
-        by_seed = _bootstrap_means(np.stack(differences), rng, resamples)
-        weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-        means = (by_seed * weights).sum(axis=1)
-    else:
-        drawn = [_bootstrap_means(row[None], rng, resamples * seeds).reshape(resamples, seeds) for row in differences]
-        chosen = rng.integers(seeds, size=(1, resamples, seeds))
-        means = np.take_along_axis(np.stack(drawn), chosen, axis=0)[0].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    groups = [np.stack(differences)] if same_examples else [row[None] for row in differences]
+    means = np.concatenate([_bootstrap_means(group, rng, resamples) for group in groups], axis=1).mean(axis=1)
     per_seed = tuple(float(row.mean()) for row in differences)
+    if seeds > 1:
+        means += np.std(per_seed, ddof=1) / math.sqrt(seeds) * rng.standard_t(seeds - 1, size=resamples)
+    low, high = np.quantile(means, [0.025, 0.975])
     return PooledDifference(
         difference=sum(per_seed) / seeds, low=float(low), high=float(high),
         n=sum(map(len, differences)), per_seed=per_seed,

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import STUDENT
+from transformers import PreTrainedModel
 
 from eyas.engines.base import Request
 from eyas.engines.sampling import next_tokens, uniform_streams
 from eyas.engines.transformers import TransformersEngine
 from eyas.errors import DataError, ModelError, OutOfMemory
-from eyas.losses import sparse_divergence
+from eyas.losses import Divergence, sparse_divergence
 from eyas.recipe import ExecutionSpec, ModelSpec, SamplingSpec
 from eyas.records import SequenceRecord, TeacherScores
-from eyas.storage.batches import TrainingItem
+from eyas.storage.batches import TrainingItem, decoded_logprobs
 from eyas.storage.models import load_model, materialise
 
 STOP = (2,)
@@ -109,9 +110,50 @@ def test_scores_equal_the_dense_top_k(tiny_student: Path) -> None:
         torch.testing.assert_close(torch.tensor(scores.logprobs), values, atol=4e-3, rtol=0)
         own = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(scores.token_logprobs), own, atol=1e-5, rtol=0)
-        torch.testing.assert_close(
-            torch.tensor(scores.captured_mass), torch.tensor(scores.logprobs).exp().sum(-1), atol=1e-5, rtol=0
+        exact = values.double().exp().sum(-1)
+        torch.testing.assert_close(torch.tensor(scores.captured_mass, dtype=torch.float64), exact, atol=1e-6, rtol=0)
+
+
+def decoded(scores: TeacherScores) -> torch.Tensor:
+    return decoded_logprobs(
+        torch.tensor(scores.logprobs, dtype=torch.float64), torch.tensor(scores.captured_mass, dtype=torch.float64)
+    )
+
+
+def confident(path: Path) -> PreTrainedModel:
+    """A model whose tails outside the top 3 are between 1e-10 and 0.2: rounding to float16 hides most of them."""
+    model = load_model(path)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40.0)
+    return model
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+def test_a_stored_score_gives_the_divergence_of_an_unrounded_one(tiny_student: Path, divergence: Divergence) -> None:
+    teacher = confident(tiny_student)
+    sequences = [([5, 6, 7], list(range(8, 40))), ([5], list(range(100, 140)))]
+    made = TransformersEngine(teacher, execution=ExecutionSpec()).score(sequences, top_k=3, mass=1.0, temperature=1.0)
+    assert max(max(scores.captured_mass) for scores in made) < 1.0
+    assert max(max(scores.captured_mass) for scores in made) > 1 - 1e-6
+    for (prompt, completion), scores in zip(sequences, made, strict=True):
+        with torch.no_grad():
+            ids = torch.tensor([prompt + completion])
+            logits = teacher(ids).logits[0, len(prompt) - 1 : -1]
+            student = 0.7 * logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+        exact_ids = torch.tensor(scores.ids)
+        exact = logits.double().log_softmax(-1).gather(-1, exact_ids)
+        found, wanted = (
+            sparse_divergence(student, exact_ids, values, divergence=divergence, tail="bucket").sum()
+            for values in (decoded(scores), exact)
         )
+        torch.testing.assert_close(found, wanted, rtol=2e-3, atol=0)
+
+
+def test_mass_one_keeps_all_k(tiny_student: Path) -> None:
+    made = TransformersEngine(confident(tiny_student), execution=ExecutionSpec()).score(
+        [([5], list(range(100, 140)))], top_k=10, mass=1.0, temperature=1.0
+    )
+    assert {len(ids) for ids in made[0].ids} == {10}
 
 
 def test_an_entry_list_ends_where_its_mass_is_reached(tiny_student: Path) -> None:
@@ -139,7 +181,7 @@ def test_divergence_is_the_sum_over_completion_tokens(tiny_student: Path, tiny_t
         with torch.no_grad():
             logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
         expected += sparse_divergence(
-            logits, torch.tensor(s.ids), torch.tensor(s.logprobs), divergence="forward_kl", tail="bucket"
+            logits, torch.tensor(s.ids), decoded(s), divergence="forward_kl", tail="bucket"
         ).sum()
     assert count == 6
     assert total == pytest.approx(float(expected), rel=1e-4)

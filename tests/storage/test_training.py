@@ -6,18 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from eyas.errors import NonFiniteLoss, OutOfMemory
+from eyas.errors import NonFiniteLoss, OutOfMemory, StorageError
 from eyas.recipe import ExecutionSpec, LossSpec, TrainingSpec
 from eyas.records import SequenceRecord, TeacherScores
 from eyas.storage import checkpoints
 from eyas.storage.artifacts import StageClock
-from eyas.storage.backbone import attach_loss
+from eyas.storage.backbone import attach_loss, without_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.context import SilentProgress
 from eyas.storage.models import load_model
@@ -150,15 +151,57 @@ def test_a_nan_loss_stops_before_the_update(tiny_student: Path, tmp_path: Path) 
         assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
 
 
-def test_out_of_memory_names_the_setting_to_lower(
-    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def gpu_is_full(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
+
+def cpu_is_full(*_: object, **__: object) -> None:
+    torch.empty(2**50)
+
+
+@pytest.mark.parametrize("full", [gpu_is_full, cpu_is_full])
+def test_out_of_memory_names_the_setting_to_lower(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Callable[..., None]
+) -> None:
     monkeypatch.setattr("eyas.storage.backbone.completion_loss", full)
     with pytest.raises(OutOfMemory, match=r"lower execution.micro_batch_size"):
         trained(tiny_student, tmp_path)
+
+
+def test_other_errors_of_the_loss_are_not_called_out_of_memory(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def validation_is_full(*_: object, **__: object) -> None:
+        raise OutOfMemory("lower execution.generation_batch_size")
+
+    monkeypatch.setattr("eyas.storage.backbone.completion_loss", validation_is_full)
+    with pytest.raises(OutOfMemory, match=r"^lower execution.generation_batch_size$"):
+        trained(tiny_student, tmp_path)
+
+
+def test_a_checkpoint_that_torch_cannot_write_is_one_clear_error(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(StorageError, match="If the disk is full, free some space"):
+        trained(tiny_student, tmp_path)
+
+
+def test_validation_gives_the_wrapped_forward_back(tiny_student: Path) -> None:
+    model = load_model(tiny_student)
+    attach_loss(model, LossSpec())
+    attached = model.forward
+
+    def under_autocast(*args: object, **kwargs: object) -> object:
+        return attached(*args, **kwargs)
+
+    model.forward = under_autocast  # as accelerate's prepare does
+    with without_loss(model):
+        assert model(torch.tensor([[5, 6]])).logits.shape[:2] == (1, 2)
+    assert model.forward is under_autocast
 
 
 def test_two_processes_equal_one(tiny_student: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from eyas.errors import DataError
 from eyas.recipe import FileSource
 from eyas.records import Example
 from eyas.tasks import load_examples
-from eyas.tasks.files import read_jsonl
+from eyas.tasks.files import expected_rows, read_jsonl
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
 
@@ -124,6 +124,32 @@ def test_a_draw_from_a_file_does_not_depend_on_its_order_and_varies_with_the_see
     assert drawn(lines, 0) == drawn(lines[::-1], 0)
     assert set(drawn(lines, 0)) != set(drawn(lines, 1))
     assert drawn(lines, 0) == drawn(lines, 0)
+
+
+def test_held_out_splits_take_what_has_an_answer_first(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    rows = [{"prompt": f"{n}+1"} | ({"completion": n + 1} if n % 5 == 0 else {}) for n in range(2000)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = FileSource(type="file", path=str(path))
+    test = list(load_examples(source, split="test", count=60, seed=0))
+    answered = [example.answer is not None for example in test]
+    # About 2,000 / 5 / 10 = 40 problems of the test split have an answer.
+    assert 25 < sum(answered) < 60
+    assert answered == sorted(answered, reverse=True)
+    train = list(load_examples(source, split="train", count=60, seed=0))
+    assert 3 < sum(example.answer is not None for example in train) < 25
+
+
+def test_rows_are_expected_where_their_hash_puts_them(tmp_path: Path) -> None:
+    path, test_path = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    path.write_text('{"prompt": "a"}\n\n' * 200)
+    test_path.write_text('{"prompt": "b"}\n' * 7)
+    alone = FileSource(type="file", path=str(path))
+    assert [expected_rows(alone, split=split) for split in ("train", "validation", "test")] == [170, 10, 20]
+    both = FileSource(type="file", path=str(path), test_path=str(test_path))
+    assert [expected_rows(both, split=split) for split in ("train", "validation", "test")] == [190, 10, 7]
+    with pytest.raises(DataError, match=r"none.jsonl: cannot be read"):
+        expected_rows(FileSource(type="file", path=str(tmp_path / "none.jsonl")), split="train")
 
 
 def test_a_malformed_line_is_found_wherever_it_stands_and_however_few_are_asked_for(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
-"""Mixtures and hub data sets."""
+"""Mixtures."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 
 import pytest
 
-from eyas.errors import DataError, MissingExtra
-from eyas.recipe import HubSource, MixtureSource
+from eyas.errors import DataError
+from eyas.recipe import MixtureSource
 from eyas.tasks import load_examples
 
 ARITHMETIC = {"type": "arithmetic", "terms": [3]}
@@ -36,9 +35,3 @@ def test_a_part_without_examples_is_named() -> None:
     source = mixture((1, ARITHMETIC), (1, {"type": "reasoning_gym", "tasks": {}}))
     with pytest.raises(DataError, match="part reasoning_gym has no examples for the test split"):
         list(load_examples(source, split="test", count=10, seed=0))
-
-
-def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'eyas\[hub\]'"):
-        list(load_examples(HubSource(type="hub", id="openai/gsm8k"), split="train", count=1, seed=0))

@@ -20,11 +20,10 @@ from eyas.recipe import ExecutionSpec, SamplingSpec
 from eyas.records import TeacherScores, token_hash
 from eyas.storage.backbone import head_of, hidden_states
 from eyas.storage.batches import TrainingItem, collate
+from eyas.storage.hardware import is_out_of_memory
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch once fewer than this share of its rows are still being decoded."""
-CPU_OUT_OF_MEMORY = "can't allocate memory"
-"""What torch's CPU allocator says in a plain RuntimeError (c10/core/impl/alloc_cpu.cpp)."""
 
 
 class TransformersEngine:
@@ -131,7 +130,7 @@ class TransformersEngine:
     def score(
         self, sequences: Sequence[tuple[Ids, Ids]], *, top_k: int, mass: float, temperature: float
     ) -> list[TeacherScores]:
-        """As `Engine.score`. Log-probs are rounded to float16, captured mass is that of the rounded values.
+        """As `Engine.score`. Log-probs are rounded to float16; the captured mass is exact, 1 minus the tail's own sum.
 
         Raises: DataError, if a sequence is longer than the context; OutOfMemory.
         """
@@ -146,14 +145,13 @@ class TransformersEngine:
                     normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
                     values, ids = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
                     own = logits.gather(-1, labels_N[start : start + size, None])
-                    pieces.append((ids, (values - normaliser).half(), (own - normaliser).squeeze(-1)))
-                ids_NK, logprobs_NK, own_N = (torch.cat(part).cpu() for part in zip(*pieces, strict=True))
+                    tail = torch.logsumexp(logits.scatter(-1, ids, -torch.inf), dim=-1, keepdim=True)
+                    pieces.append((ids, *(part - normaliser for part in (values, tail, own))))
+                columns = [torch.cat(part).cpu() for part in zip(*pieces, strict=True)]
                 start = 0
                 for index in batch:
                     end = start + len(sequences[index][1])
-                    made[index] = _teacher_scores(
-                        *sequences[index], ids_NK[start:end], logprobs_NK[start:end], own_N[start:end], mass
-                    )
+                    made[index] = _teacher_scores(*sequences[index], *(part[start:end] for part in columns), mass=mass)
                     start = end
         return [made[index] for index in range(len(sequences))]
 
@@ -223,8 +221,7 @@ class TransformersEngine:
             with torch.inference_mode():
                 yield
         except (RuntimeError, MemoryError) as error:
-            on_cpu = isinstance(error, RuntimeError) and CPU_OUT_OF_MEMORY in str(error)
-            if not on_cpu and not isinstance(error, torch.OutOfMemoryError | MemoryError):
+            if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(f"out of memory: lower {setting} and run the same command again.") from error
         finally:
@@ -232,15 +229,21 @@ class TransformersEngine:
 
 
 def _teacher_scores(
-    prompt_ids: Ids, completion_ids: Ids, ids_TK: Tensor, logprobs_TK: Tensor, own_T: Tensor, mass: float
-) -> TeacherScores:
-    cumulative_TK = logprobs_TK.double().exp().cumsum(dim=-1)
-    counts = ((cumulative_TK < mass).sum(dim=-1) + 1).clamp(max=ids_TK.shape[-1]).tolist()
-    ids, logprobs = ids_TK.tolist(), logprobs_TK.float().tolist()
+    prompt_ids: Ids, completion_ids: Ids, ids_TK: Tensor, logprobs_TK: Tensor, tail_T1: Tensor, own_T1: Tensor, *,
+    mass: float,
+) -> TeacherScores:  # fmt: skip
+    """Cut each list where its mass reaches `mass`. The mass of the first j is 1 minus all after them, tail included:
+    summed from the small end, so that it is exact where it is nearly 1."""
+    after_TK = torch.cat([logprobs_TK[:, 1:], tail_T1], dim=-1).double().exp().flip(-1).cumsum(dim=-1).flip(-1)
+    captured_TK = (1.0 - after_TK).clamp(min=0.0)
+    width = ids_TK.shape[-1]
+    wanted_TK = captured_TK < mass if mass < 1 else torch.ones_like(captured_TK, dtype=torch.bool)
+    counts = (wanted_TK.sum(dim=-1) + 1).clamp(max=width).tolist()
+    ids, logprobs = ids_TK.tolist(), logprobs_TK.half().float().tolist()
     return TeacherScores(
         token_hash=token_hash(prompt_ids, completion_ids),
         ids=[row[:count] for row, count in zip(ids, counts, strict=True)],
         logprobs=[row[:count] for row, count in zip(logprobs, counts, strict=True)],
-        token_logprobs=own_T.tolist(),
-        captured_mass=[float(cumulative_TK[row, count - 1]) for row, count in enumerate(counts)],
+        token_logprobs=own_T1.squeeze(-1).tolist(),
+        captured_mass=[float(captured_TK[row, count - 1]) for row, count in enumerate(counts)],
     )

@@ -1,4 +1,4 @@
-"""From YAML to a checked, expanded recipe: reading, `--set`, `--limit`, expansion, type check."""
+"""From YAML to a checked, expanded recipe: reading, validation, expansion, type check."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from eyas.errors import RecipeError
-from eyas.recipe.specs import ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
+from eyas.recipe.explain import explain
+from eyas.recipe.override import limited, override, parse_yaml
+from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
 from eyas.recipe.stages import DistillStage, EvaluateStage, Kind, RolloutStage, ScoreStage, SftStage, Stage
-
-RESERVED = ("student", "teacher")
 
 
 class Recipe(Spec):
@@ -23,14 +22,19 @@ class Recipe(Spec):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run's directory is called this."""
     description: str = ""
+    """What the run is for; heads its report."""
     seed: int = 0
+    """Seeds the training problems, random weights, sampling and the order of training; never the held-out sets."""
     student: Model
+    """The model that is trained."""
     teacher: Model | None = None
     """Needed by any stage that refers to `teacher`."""
     thinking: Thinking = ThinkingSpec()
     """`plain`, `qwen3`, `pangu` or a declared format."""
     stages: tuple[Stage, ...] = Field(min_length=1)
+    """What is done, in order; a stage may read any stage before it."""
     execution: ExecutionSpec = ExecutionSpec()
+    """How the work is cut for this machine."""
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), limit: int | None = None) -> Recipe:
@@ -39,20 +43,22 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), limit: int | None 
     Raises: RecipeError, naming the file, the key and the nearest valid name.
     """
     try:
-        data = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}). Give the path of a recipe file.") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: expected UTF-8, found other bytes ({error.reason}). Save it as UTF-8.") from error
+    data = parse_yaml(text, where=str(path))
     if not isinstance(data, dict):
         raise RecipeError(
             f"{path}: expected a mapping with `name`, `student` and `stages`, found {type(data).__name__}."
         )
-    for override in overrides:
-        _set(data, override)
-    recipe = parse_recipe(data, where=str(path))
+    for setting in overrides:
+        override(data, setting)
+    where = " ".join([str(path), *(f"--set {setting}" for setting in overrides)])
+    recipe = parse_recipe(data, where=where)
     if limit is not None:
-        recipe = parse_recipe(_limited(recipe.model_dump(by_alias=True, exclude_unset=True), limit), where=str(path))
+        recipe = parse_recipe(limited(recipe.model_dump(by_alias=True, exclude_unset=True), limit), where=where)
     return recipe
 
 
@@ -61,92 +67,9 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join([f"{where}:", *_explain(error)])) from None
+        raise RecipeError("\n".join([f"{where}:", *explain(error, Recipe)])) from None
     check_references(expand(recipe), has_teacher=recipe.teacher is not None, where=where)
     return recipe
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines = []
-    for item in error.errors():
-        at = ".".join(str(part) for part in item["loc"]) or "recipe"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown key {item['loc'][-1]!r}"
-            near = difflib.get_close_matches(str(item["loc"][-1]), sorted(_known_keys(Recipe)), n=1)
-            message += f"; did you mean {near[0]!r}?" if near else "; see the recipe reference in README.md"
-        else:
-            message += "" if item["type"] == "missing" else f" (found {str(item.get('input'))[:80]!r})"
-        lines.append(f"  {at}: {message}")
-    return lines
-
-
-def _known_keys(model: type[Spec], seen: set[type] | None = None) -> set[str]:
-    seen = set() if seen is None else seen
-    keys: set[str] = set()
-    stack: list[Any] = [model]
-    while stack:
-        kind = stack.pop()
-        if isinstance(kind, type) and issubclass(kind, Spec):
-            if kind not in seen:
-                seen.add(kind)
-                for name, info in kind.model_fields.items():
-                    keys.add(info.alias or name)
-                    stack.append(info.annotation)
-        else:
-            stack.extend(getattr(kind, "__args__", ()))
-    return keys
-
-
-def _set(data: dict[str, Any], override: str) -> None:
-    """Apply `dotted.path=value` in place; a list of stages is addressed by stage name or type."""
-    path, equals, text = override.partition("=")
-    if not equals:
-        raise RecipeError(f"--set {override}: expected key=value, for instance seed=1.")
-    *parents, last = path.split(".")
-    node: Any = data
-    for part in parents:
-        node = _child(node, part, override)
-    if isinstance(node, list):
-        raise RecipeError(f"--set {override}: {last!r} names a whole stage; add the field to change.")
-    node[last] = yaml.safe_load(text)
-
-
-def _child(node: Any, part: str, override: str) -> Any:
-    if isinstance(node, list):
-        names = [item.get("name") or item.get("type") for item in node]
-        if part not in names:
-            near = difflib.get_close_matches(part, [str(name) for name in names], n=1)
-            raise RecipeError(
-                f"--set {override}: no stage {part!r}; "
-                + (f"did you mean {near[0]!r}?" if near else f"stages: {names}")
-            )
-        return node[names.index(part)]
-    if isinstance(node, dict):
-        return node.setdefault(part, {})
-    raise RecipeError(f"--set {override}: {part!r} is inside a plain value.")
-
-
-def _limited(data: dict[str, Any], limit: int) -> dict[str, Any]:
-    """The recipe as a smoke run of its own name: `limit` examples a split and optimiser steps a training stage."""
-    if limit < 2:
-        raise RecipeError(f"--limit {limit}: at least 2 examples are needed.")
-    data["name"] = f"{data['name']}-limit{limit}"
-    for stage in data["stages"]:
-        if stage["type"] == "prepare":
-            defaults = {"labelled": limit, "unlabelled": 0, "validation": limit, "test": limit, "off_task_count": limit}
-            stage.update({key: min(stage.get(key, default), limit) for key, default in defaults.items()})
-        if stage["type"] in ("sft", "distill"):
-            training = {
-                key: value for key, value in stage.get("training", {}).items() if key not in ("epochs", "steps")
-            }
-            matched = stage.get("match_tokens") or stage.get("match_seconds")
-            stage["training"] = {**training, "batch_size": min(training.get("batch_size", limit), limit)} | (
-                {} if matched else {"steps": limit}
-            )
-        if stage["type"] == "evaluate":
-            stage["divergence_prompts"] = min(stage.get("divergence_prompts", limit), limit)
-    return data
 
 
 def expand(recipe: Recipe) -> tuple[Stage, ...]:
@@ -229,16 +152,30 @@ def check_references(stages: Sequence[Stage], *, has_teacher: bool, where: str =
         known[stage.name] = stage.makes
 
 
-def training_rounds(stages: Sequence[Stage], name: str) -> list[Stage]:
-    """The stages of a distill entry that a token or time match counts: its rollouts, scores and trainings."""
+def training_rounds(stages: Sequence[Stage], name: str, *, start: str) -> list[Stage]:
+    """What a token or time match counts: all training from the model `start` (exclusive) to `name`, the last first.
+
+    Each distillation comes with its scoring and its rollouts. Where `name` does not descend from `start`, its own
+    entry alone counts: one training, or all rounds of one distillation. Empty, if `name` is no stage that trains.
+    """
     by_name = {stage.name: stage for stage in stages}
-    found: list[Stage] = []
+    lineage: list[SftStage | DistillStage] = []
     stage = by_name.get(name)
-    while isinstance(stage, DistillStage) and stage.scores is not None:
-        score = by_name[stage.scores]
-        found += [stage, score]
+    while isinstance(stage, SftStage | DistillStage):
+        lineage.append(stage)
+        if stage.model == start:
+            break
+        stage = by_name.get(stage.model)
+    else:
+        lineage = [made for made in lineage if made.name == name or _is_round(made, of=name)]
+    found: dict[str, Stage] = {}
+    for made in lineage:
+        found[made.name] = made
+        score = by_name.get(made.scores or "") if isinstance(made, DistillStage) else None
         if isinstance(score, ScoreStage):
-            found.append(by_name[score.sequences])
-        prefix = name if stage.model.startswith(f"{name}.") else None
-        stage = by_name.get(stage.model) if prefix else None
-    return found if found else [stage] if isinstance(stage, SftStage) else []
+            found |= {score.name: score, score.sequences: by_name[score.sequences]}
+    return list(found.values())
+
+
+def _is_round(stage: Stage, *, of: str) -> bool:
+    return isinstance(stage, DistillStage) and stage.name.startswith(f"{of}.")

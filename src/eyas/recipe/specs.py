@@ -8,6 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from eyas.records import Mode
 
+RESERVED = ("student", "teacher")
+"""What a recipe calls its two models, so no stage may be called so."""
+
 
 class Spec(BaseModel):
     """Base of everything in a recipe: immutable, and an unknown key is an error."""
@@ -16,7 +19,7 @@ class Spec(BaseModel):
 
 
 class ModelSpec(Spec):
-    """A causal language model. A plain string is short for `{from: STRING}`."""
+    """A causal language model. A plain string is short for `{from: STRING}`. No code of its own is ever run."""
 
     from_: str | None = Field(default=None, alias="from")
     """Hub id, local directory, `builtin:nano-student`, `builtin:nano-teacher` or `builtin:smollm2-135m`."""
@@ -28,8 +31,6 @@ class ModelSpec(Spec):
     """Where the tokenizer comes from; by default the model itself. Required with `config`."""
     revision: str | None = None
     """Hub revision (commit, tag or branch)."""
-    trust_remote_code: bool = False
-    """Let the hub repository's own Python code run. Off unless you have read that code."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Numeric type of the weights in memory."""
 
@@ -44,11 +45,12 @@ class ModelSpec(Spec):
         return self
 
 
-def _as_model_spec(value: object) -> object:
+def as_model_spec(value: object) -> object:
+    """`{from: STRING}` for a plain string, anything else as it is."""
     return {"from": value} if isinstance(value, str) else value
 
 
-Model = Annotated[ModelSpec, BeforeValidator(_as_model_spec)]
+Model = Annotated[ModelSpec, BeforeValidator(as_model_spec)]
 
 
 class ThinkingSpec(Spec):
@@ -126,10 +128,17 @@ class HubSource(Spec):
 
     type: Literal["hub"]
     id: str
+    """Repository of the data set, for instance `openai/gsm8k`."""
     config: str | None = None
+    """Which of the data set's configurations; none for a data set that has only one."""
+    revision: str | None = None
+    """Commit, tag or branch of the data set."""
     split: str = "train"
+    """Split of the training and validation examples (and test ones, unless `test_split` is given)."""
     test_split: str | None = None
+    """Split of the test examples; without it 10 % of `split`, by hash of the problem, are held out."""
     grader: str = "numeric"
+    """How answers are checked: `numeric` or `exact`."""
 
 
 class MixtureSource(Spec):
@@ -137,6 +146,7 @@ class MixtureSource(Spec):
 
     type: Literal["mixture"]
     parts: tuple[MixturePart, ...] = Field(min_length=1)
+    """What is mixed, in the order in which the examples come."""
 
 
 PlainSource = ArithmeticSource | WordsSource | ReasoningGymSource | FileSource | HubSource
@@ -147,7 +157,9 @@ class MixturePart(Spec):
     """One source of a mixture."""
 
     share: float = Field(gt=0)
+    """Weight of this part: its share of the examples is this over the sum of all parts' shares."""
     source: Annotated[PlainSource, Field(discriminator="type")]
+    """Any source but another mixture."""
 
 
 MixtureSource.model_rebuild()
@@ -157,8 +169,11 @@ class LoraSpec(Spec):
     """Low-rank adaptation (arXiv 2106.09685) through peft; merged into the weights at the end."""
 
     rank: int = Field(default=16, ge=1)
+    """Rank r of the adapters, which sit on every linear layer but the head."""
     alpha: int = 32
+    """The adapters' output is scaled by alpha / rank; the default is twice the default rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the adapters' inputs that is zeroed in training."""
 
 
 class TrainingSpec(Spec):
@@ -177,8 +192,11 @@ class TrainingSpec(Spec):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay (arXiv 1711.05101); none by default."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the gradient's first and second moment; the defaults are Llama 2's (arXiv 2307.09288)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """The gradient is scaled down to this L2 norm over all weights; NPD's 1.0 (arXiv 2605.05940)."""
     packing: bool = False
     """Several sequences per row with block-diagonal attention, instead of length-sorted padding."""
     max_length: int = Field(default=2048, ge=8)
@@ -223,6 +241,7 @@ class LossSpec(Spec):
     kd_weight: float = Field(default=0.9, ge=0, le=1, alias="lambda")
     """Weight of the divergence; the paper's and NPD's 0.9."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """D: KL(teacher || student), the paper's; KL(student || teacher); or the mean of both to their mixture."""
     tail: Literal["bucket", "renormalise", "drop"] = "bucket"
     """What happens to the mass outside the teacher's top-k; `bucket` is the ghost token of arXiv 2503.16870."""
     ce_on: Literal["all", "correct", "label"] = "all"
@@ -241,9 +260,9 @@ class ExecutionSpec(Spec):
     checkpoint_every: int = Field(default=100, ge=1)
     """Optimiser steps between checkpoints."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; by default what torch chooses."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `npu`, …"""
+    """CPU threads; by default as many as cores this process may use."""
+    device: str = Field(default="auto", pattern=r"^[a-z]+$")
+    """`auto`, `cpu`, `cuda`, `npu`, …: the kind alone; CUDA_VISIBLE_DEVICES and its like choose the card."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """The Trainer's `report_to`: tensorboard, wandb, mlflow, …"""
 

@@ -49,6 +49,7 @@ class PrepareStage(StageSpec):
     makes: ClassVar[Kind] = "examples"
     type: Literal["prepare"]
     source: DataSource
+    """Where the examples come from."""
     labelled: int = Field(default=2000, ge=0)
     """Training examples whose answers may be used; 0 takes none. At most what the source has."""
     unlabelled: int = Field(default=0, ge=0)
@@ -60,12 +61,14 @@ class PrepareStage(StageSpec):
     off_task: Annotated[PlainSource, Field(discriminator="type")] | None = None
     """Where the prompts of the forgetting check come from."""
     off_task_count: int = Field(default=200, ge=1)
+    """How many prompts the forgetting check has; nothing without `off_task`."""
 
 
 class SftStage(StageSpec):
     """Supervised fine-tuning: cross-entropy on completions of labelled examples, or of given sequences."""
 
     makes: ClassVar[Kind] = "model"
+    version: ClassVar[int] = 2
     type: Literal["sft"]
     model: str = "student"
     """`student`, or the stage whose weights to start from."""
@@ -76,14 +79,20 @@ class SftStage(StageSpec):
     modes: ModeMix = Field(default={"reasoning": 1.0}, min_length=1)
     """Share of each mode, drawn over the labelled examples; {reasoning: 3, fast: 1} is the paper's second stage."""
     training: TrainingSpec = TrainingSpec()
+    """The optimiser's view: sequences per step, length, learning rate."""
     match_tokens: str | None = None
-    """Train for as many tokens (prompt and completion, forward and backward) as this distill stage did."""
+    """Train for as many tokens (prompt and completion, forward and backward) as all training from `model` to this
+    stage; where this stage does not descend from `model`, as its own."""
     match_seconds: str | None = None
-    """Train for as long as this distill stage took with its rollouts and scoring, at this machine's measured speed."""
+    """`match_tokens` in seconds: distillation with its rollouts and scoring, at this machine's measured speed."""
     select: Literal["last", "best"] = "last"
     """`best`: of the checkpoints at `selections` equal intervals the one most accurate on validation."""
     selections: int = Field(default=5, ge=1)
+    """How many checkpoints `best` chooses from; each costs a greedy evaluation on the validation examples."""
+    sampling: SamplingSpec = SamplingSpec(temperature=0.0)
+    """How the validation answers of `select: best` are drawn; give it the evaluation's `max_completion_tokens`."""
     curriculum: CurriculumSpec = CurriculumSpec()
+    """Order and weight of the examples; by default shuffled, all alike."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> SftStage:
@@ -107,7 +116,22 @@ class SftStage(StageSpec):
         return found | {key: (name, kind) for key, (name, kind) in optional.items() if name is not None}
 
 
-class RolloutStage(StageSpec):
+class RolloutSpec(Spec):
+    """What is sampled, in a rollout stage and in the rollouts inside a distill stage."""
+
+    prompts: Literal["labelled", "unlabelled", "all", "validation"] = "unlabelled"
+    """Which split's prompts; `all` is labelled and unlabelled."""
+    count: int | None = Field(default=None, ge=1)
+    """At most this many prompts."""
+    modes: tuple[Mode, ...] = Field(default=MODES, min_length=1)
+    """Every prompt is answered once in each of these modes, for every sample."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """Completions per prompt and mode; a pass rate needs several, distillation gets by with 1 (arXiv 2604.13010)."""
+    sampling: SamplingSpec = SamplingSpec()
+    """How completions are drawn; by default from the model's own distribution."""
+
+
+class RolloutStage(RolloutSpec, StageSpec):
     """Completions as token ids, with sampling log-probs, finish reason and grade."""
 
     makes: ClassVar[Kind] = "sequences"
@@ -115,27 +139,17 @@ class RolloutStage(StageSpec):
     model: str = "student"
     """`student`, `teacher` or the stage whose weights sample; with prefix `label` only its tokenizer is used."""
     data: str = "prepare"
+    """The prepare stage whose prompts are used."""
     prefix: Literal["student", "teacher", "label"] = "student"
     """Whose completions these are; `label` renders the labelled examples' references and samples nothing."""
-    prompts: Literal["labelled", "unlabelled", "all", "validation"] = "unlabelled"
-    """Which split's prompts; `all` is labelled and unlabelled."""
-    count: int | None = Field(default=None, ge=1)
-    """At most this many prompts."""
-    modes: tuple[Mode, ...] = Field(default=MODES, min_length=1)
-    samples_per_prompt: int = Field(default=1, ge=1)
-    sampling: SamplingSpec = SamplingSpec()
 
     def references(self) -> dict[str, tuple[str, Kind]]:
         return {"data": (self.data, "examples"), "model": (self.model, "model")}
 
 
-class ScoreStage(StageSpec):
-    """The teacher's top-k log-probs on given sequences, computed once."""
+class ScoreSpec(Spec):
+    """What is kept of the teacher's distribution, in a score stage and in the scoring inside a distill stage."""
 
-    makes: ClassVar[Kind] = "scores"
-    type: Literal["score"]
-    model: str = "teacher"
-    sequences: str = "rollout"
     top_k: int = Field(default=10, ge=1)
     """Entries per token at most; the paper's 10."""
     mass: float = Field(default=1.0, gt=0, le=1)
@@ -143,26 +157,27 @@ class ScoreStage(StageSpec):
     temperature: float = Field(default=1.0, gt=0)
     """Divides the teacher's logits. Cannot be undone later, hence a property of the scores."""
 
+
+class ScoreStage(ScoreSpec, StageSpec):
+    """The teacher's top-k log-probs on given sequences, computed once."""
+
+    makes: ClassVar[Kind] = "scores"
+    version: ClassVar[int] = 2
+    type: Literal["score"]
+    model: str = "teacher"
+    """`teacher`, or the stage whose weights score."""
+    sequences: str = "rollout"
+    """The rollout stage whose sequences are scored."""
+
     def references(self) -> dict[str, tuple[str, Kind]]:
         return {"model": (self.model, "model"), "sequences": (self.sequences, "sequences")}
 
 
-class RolloutOptions(Spec):
-    """The rollout inside a distill stage."""
+class DistillRolloutSpec(RolloutSpec):
+    """The rollout inside a distill stage: never on validation prompts."""
 
     prompts: Literal["labelled", "unlabelled", "all"] = "unlabelled"
-    count: int | None = Field(default=None, ge=1)
-    modes: tuple[Mode, ...] = Field(default=MODES, min_length=1)
-    samples_per_prompt: int = Field(default=1, ge=1)
-    sampling: SamplingSpec = SamplingSpec()
-
-
-class ScoreOptions(Spec):
-    """The scoring inside a distill stage."""
-
-    top_k: int = Field(default=10, ge=1)
-    mass: float = Field(default=1.0, gt=0, le=1)
-    temperature: float = Field(default=1.0, gt=0)
+    """Which split's prompts; `all` is labelled and unlabelled. With prefix `label` always the labelled ones."""
 
 
 class DistillStage(StageSpec):
@@ -174,22 +189,30 @@ class DistillStage(StageSpec):
     """
 
     makes: ClassVar[Kind] = "model"
+    version: ClassVar[int] = 2
     type: Literal["distill"]
     model: str = "student"
+    """`student`, or the stage whose weights to start from."""
     data: str = "prepare"
+    """The prepare stage whose prompts are used."""
     prefix: Literal["student", "teacher", "label"] = "student"
     """Whose completions are distilled on; `student` is on-policy, refreshed every round."""
     rounds: int = Field(default=1, ge=1)
     """2 is one refresh of the rollouts; more did not help in arXiv 2605.05940."""
-    rollout: RolloutOptions = RolloutOptions()
-    score: ScoreOptions = ScoreOptions()
+    rollout: DistillRolloutSpec = DistillRolloutSpec()
+    """What every round samples."""
+    score: ScoreSpec = ScoreSpec()
+    """What is kept of the teacher's distribution."""
     scores: str | None = None
     """Score stage to train on, instead of `prefix`, `rounds`, `rollout` and `score`."""
     modes: ModeMix | None = None
     """Share of each mode among the trained sequences; by default as sampled."""
     loss: LossSpec = LossSpec()
+    """What is minimised; by default the paper's loss with a tail bucket."""
     training: TrainingSpec = TrainingSpec()
+    """The optimiser's view of every round: sequences per step, length, learning rate."""
     curriculum: CurriculumSpec = CurriculumSpec()
+    """Order and weight of the examples; by default shuffled, all alike."""
 
     def references(self) -> dict[str, tuple[str, Kind]]:
         found: dict[str, tuple[str, Kind]] = {"model": (self.model, "model"), "data": (self.data, "examples")}
@@ -209,11 +232,14 @@ class EvaluateStage(StageSpec):
     """
 
     makes: ClassVar[Kind] = "evaluation"
+    version: ClassVar[int] = 2
     type: Literal["evaluate"]
     models: dict[str, str] = Field(min_length=1)
     """Role in the report -> `student`, `teacher` or a stage name."""
     data: str = "prepare"
+    """The prepare stage whose test, validation and off-task examples are used."""
     modes: tuple[Mode, ...] = Field(default=MODES, min_length=1)
+    """The modes in which every example is answered."""
     sampling: SamplingSpec = SamplingSpec(temperature=0.0)
     """Greedy unless the recipe says otherwise."""
     divergence_prompts: int = Field(default=128, ge=0)

@@ -44,11 +44,12 @@ class Comparison:
         return "ahead" if found.low > 0 else "behind"
 
     def as_dict(self) -> dict[str, object]:
-        """As in `summary.json`."""
+        """As in `summary.json`; `outcome` is beyond the contract."""
         found = self.result
         return {
             "a": self.a, "b": self.b, "mode": self.mode,
             "difference": found.difference, "low": found.low, "high": found.high, "n": found.n,
+            "outcome": self.outcome,
         }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def _accuracy(found: Mapping[str, Any] | None) -> str:
 def _difference(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "–"
-    sure = "green" if found["low"] > 0 else "red" if found["high"] < 0 else "yellow"
+    sure = {"ahead": "green", "behind": "red", "level": "yellow"}[found["outcome"]]
     return f"[{sure}]{points(found['difference'])}[/] [dim]{points(found['low'])} to {points(found['high'])}[/]"
 
 

@@ -38,7 +38,7 @@ def _model(facts: Mapping[str, Any]) -> dict[str, Any]:
         },
         "parameters": facts["parameters"],
         "bytes": facts["bytes"],
-        "latency": dict(facts.get("latency") or {}),
+        "latency": {"bulk": dict(facts.get("bulk") or {})},
         "off_task": dict(facts.get("off_task") or {}),
     }
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from eyas.report.compare import Comparison
 from eyas.report.evidence import Evidence
-from eyas.report.words import in_text, percent, points
+from eyas.report.words import in_text, label, percent, points
 
 RIVALS = ("control", "seqkd", "control_seconds")
 """What distillation has to beat, in the order in which a defeat is told."""
@@ -53,7 +53,7 @@ def judge(evidence: Evidence, comparisons: Sequence[Comparison]) -> Verdict:
         return Verdict("No distilled model was evaluated in this run.", ())
     rivals = {role: against[role] for role in RIVALS if role in against}
     if not rivals:
-        return Verdict(_without_rivals(against), tuple(_gap(evidence)))
+        return Verdict(_without_rivals(against), (*_missing(rivals), *_gap(evidence), *_forgetting(evidence)))
     standings = {role: standing(found) for role, found in rivals.items()}
     first = next(iter(rivals))
     lost = [role for role, how in standings.items() if how == "lost"]
@@ -104,49 +104,63 @@ def _without_rivals(against: Mapping[str, list[Comparison]]) -> str:
 
 def _missing(rivals: Mapping[str, object]) -> list[str]:
     return [
-        f"This run has no {role}: {why}."
+        f"This run has no {label(role).lower()}: {why}."
         for role, why in (
             ("control", "the gain of training on labels for as many tokens is unknown"),
             ("seqkd", "the gain of training on the teacher’s text alone is unknown"),
+            ("control_seconds", "the gain of training on labels for as long is unknown"),
         )
         if role not in rivals
     ]
 
 
 def _shortfall(evidence: Evidence) -> list[str]:
-    """That the equal-time control got less time than distillation, where its steps were planned too few."""
-    if "control_seconds" not in evidence.evaluations:
-        return []
-    share = evidence.budget("control_seconds").seconds / max(evidence.budget("distilled").seconds, 1e-9)
-    if share >= 0.95:
-        return []
-    return [f"The equal-time control got only {percent(share, 0)} % of distillation’s time."]
+    """Which rivals got less than distillation of what was to be equal: training tokens or time."""
+    own = evidence.budget("distilled")
+    told = []
+    for role, what in (("control", "training tokens"), ("seqkd", "training tokens"), ("control_seconds", "time")):
+        if role in evidence.evaluations:
+            spent = evidence.budget(role)
+            share = spent.seconds / max(own.seconds, 1e-9)
+            if what == "training tokens":
+                share = spent.trained_tokens / max(own.trained_tokens, 1)
+            if share < 0.95:
+                name = in_text(role) if role == "seqkd" else in_text(role).capitalize()
+                told.append(f"{name} got only {percent(share, 0)} % of distillation’s {what}.")
+    return told
 
 
 def _forgetting(evidence: Evidence) -> list[str]:
-    """Off-task accuracy before and after, where it fell by more than 2 points."""
+    """Off-task accuracy before and after, where it fell by more than 2 points; and what SFT had left of it."""
     if not {"base", "distilled"} <= evidence.evaluations.keys():
         return []
-    before, after = (
-        (evidence.facts(role).get("off_task") or {}).get("accuracy") or {} for role in ("base", "distilled")
-    )
-    parts = [
-        f"from {percent(before[mode]['value'], 0)} to {percent(after[mode]['value'], 0)} % in {mode} mode"
-        for mode in evidence.modes
-        if mode in before and mode in after and before[mode]["value"] - after[mode]["value"] > 0.02
-    ]
+    found = {
+        role: (evidence.facts(role).get("off_task") or {}).get("accuracy") or {}
+        for role in ("base", "sft", "distilled")
+        if role in evidence.evaluations
+    }
+    if not found["base"]:
+        return ["This run has no off-task prompts: what was forgotten is unknown."]
+    parts = []
+    for mode in evidence.modes:
+        value = {role: accuracy[mode]["value"] for role, accuracy in found.items() if mode in accuracy}
+        if {"base", "distilled"} <= value.keys() and value["base"] - value["distilled"] > 0.02:
+            part = f"from {percent(value['base'], 0)} to {percent(value['distilled'], 0)} % in {mode} mode"
+            parts.append(part + (f" ({percent(value['sft'], 0)} % after SFT)" if "sft" in value else ""))
     return [f"Off the task it forgot: accuracy there fell {' and '.join(parts)}."] if parts else []
 
 
 def _gap(evidence: Evidence) -> list[str]:
-    """How much of the way from SFT to the teacher was made, where that way is longer than 2 points."""
-    if not {"sft", "teacher"} <= evidence.evaluations.keys():
+    """How much of the way from the control (else from SFT) to the teacher was made, where that is over 2 points."""
+    origin = next((role for role in ("control", "sft") if role in evidence.evaluations), None)
+    if origin is None or "teacher" not in evidence.evaluations:
         return []
     parts = []
     for mode in evidence.modes:
         start, end, goal = (
-            evidence.facts(role)["accuracy"].get(mode, {}).get("value") for role in ("sft", "distilled", "teacher")
+            evidence.facts(role)["accuracy"].get(mode, {}).get("value") for role in (origin, "distilled", "teacher")
         )
         if None not in (start, end, goal) and goal - start > 0.02:
             parts.append(f"{percent((end - start) / (goal - start), 0)} % in {mode} mode")
-    return [f"Of the gap between SFT and teacher, distillation closed {' and '.join(parts)}."] if parts else []
+    gap = f"Of the gap between {in_text(origin)} and the teacher, distillation closed"
+    return [f"{gap} {' and '.join(parts)}."] if parts else []

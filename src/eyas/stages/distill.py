@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eyas.errors import ArtifactError
+from eyas.errors import ArtifactError, DataError
 from eyas.recipe import DistillStage
 from eyas.records import SequenceRecord, TeacherScores
 from eyas.storage.batches import TrainingItem
@@ -16,7 +16,8 @@ from eyas.storage.shards import read_records
 def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
     """Train and write `model/`.
 
-    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence is too long.
+    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence is too long or none can carry
+        the cross-entropy term that the loss asks for.
     """
     sequences = list(read_records(context.inputs["sequences"].path / "sequences", kind=SequenceRecord))
     items, too_long = fit_length(_scored(stage, context, sequences), max_length=stage.training.max_length)
@@ -46,10 +47,16 @@ def _scored(stage: DistillStage, context: StageContext, sequences: list[Sequence
             f"{context.inputs['scores'].path}: {missing} of {len(sequences)} sequences have no teacher scores. "
             "Delete that directory and run the recipe again to score them."
         )
-    return [
+    items = [
         TrainingItem(sequence, cross_entropy=_carries_ce(stage, sequence), scores=by_hash[sequence.token_hash])
         for sequence in sequences
     ]
+    if stage.loss.kd_weight < 1 and not any(item.cross_entropy for item in items):
+        raise DataError(
+            f"stage {stage.name!r}: loss.ce_on is {stage.loss.ce_on!r}, but none of the {len(items)} sequences is: "
+            "unlabelled prompts have no grade. Set loss.ce_on to `all`, loss.lambda to 1, or rollout.prompts to `all`."
+        )
+    return items
 
 
 def _carries_ce(stage: DistillStage, sequence: SequenceRecord) -> bool:

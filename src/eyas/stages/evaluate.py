@@ -35,7 +35,7 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
         thinking=context.recipe.thinking,
         execution=context.execution,
     )
-    predictions, latency = _answers(stage, context, respondent, test, "predictions")
+    predictions, speed = _answers(stage, context, respondent, test, "predictions")
     forgotten, _ = _answers(stage, context, respondent, off_task, "off_task")
     return {
         "role": role,
@@ -48,14 +48,17 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
             "nll": _nll(respondent, off_task, stage.modes),
         },
         "divergence": _divergence(stage, context, respondent),
-        "latency": latency,
+        "bulk": {"tokens_per_second": speed, "batch_size": context.execution.generation_batch_size},
     }
 
 
 def _answers(
     stage: EvaluateStage, context: StageContext, respondent: Respondent, examples: Sequence[Example], name: str
-) -> tuple[list[SequenceRecord], dict[str, float | None]]:
-    """The graded answers, and seconds and speed of those that were made now, not found from an earlier attempt."""
+) -> tuple[list[SequenceRecord], float | None]:
+    """The graded answers, and completion tokens a second of those made now; None if all were from an earlier attempt.
+
+    Bulk throughput on this machine, not the latency that a device would show.
+    """
     jobs: list[Job] = [(example, mode, 0) for mode in stage.modes for example in examples]
     directory = context.directory / name
     seconds, tokens = 0.0, 0
@@ -70,8 +73,7 @@ def _answers(
             write_shard(directory, index, records, kind=SequenceRecord)
             context.clock.save()
         context.progress.advance(len(unit))
-    speed = tokens / seconds if tokens else None
-    return list(read_records(directory, kind=SequenceRecord)), {"seconds": seconds, "tokens_per_second": speed}
+    return list(read_records(directory, kind=SequenceRecord)), tokens / seconds if tokens else None
 
 
 def _by_mode(sequences: Sequence[SequenceRecord]) -> dict[Mode, list[SequenceRecord]]:

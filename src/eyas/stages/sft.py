@@ -8,14 +8,14 @@ from transformers import PreTrainedModel
 
 from eyas.engines.respondent import Respondent
 from eyas.engines.transformers import TransformersEngine
-from eyas.recipe import LossSpec, SamplingSpec, SftStage
-from eyas.records import Example, SequenceRecord
+from eyas.recipe import LossSpec, SftStage
+from eyas.records import MODES, Example, SequenceRecord
 from eyas.storage.artifacts import Artifact
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
 from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps
 from eyas.storage.shards import read_records
-from eyas.storage.tokenization import label_sequence, load_tokenizer, stop_ids
+from eyas.storage.tokenization import label_sequence, load_tokenizer, stop_ids, vocabulary_size
 
 PLAIN = LossSpec(kd_weight=0.0)
 
@@ -55,7 +55,8 @@ def _sequences(stage: SftStage, context: StageContext) -> list[SequenceRecord]:
     labelled = list(read_records(context.inputs["data"].path / "examples" / "labelled", kind=Example))
     made = [
         label_sequence(tokenizer, example, mode, thinking=context.recipe.thinking, stop_id=stop_id)
-        for mode in stage.modes
+        for mode in MODES
+        if mode in stage.modes
         for example in labelled
     ]
     return [sequence for sequence in made if sequence is not None]
@@ -69,7 +70,8 @@ def _steps(stage: SftStage, context: StageContext, items: list[TrainingItem]) ->
     if stage.match_tokens is not None:
         return max(1, round(sum(int(made.facts["tokens"]) for made in trained) / (mean * size)))
     if stage.match_seconds is not None:
-        seconds = sum(made.seconds for made in context.rounds)
+        distinct = {made.path: made.seconds for made in context.rounds}  # rounds on one teacher rollout share it
+        seconds = sum(distinct.values())
         return max(1, round(seconds * _speed(context, trained) / (mean * size)))
     if stage.training.steps is not None:
         return stage.training.steps
@@ -99,25 +101,21 @@ def _mean_length(stage: SftStage, items: list[TrainingItem]) -> float:
 
 
 def _validator(stage: SftStage, context: StageContext) -> Any:
-    """Mean over the stage's modes of greedy accuracy on the validation examples."""
+    """Mean over the stage's modes of accuracy on the validation examples."""
     path = context.model_path()
     tokenizer = load_tokenizer(path)
     stop = stop_ids(tokenizer, path)
     examples = list(read_records(context.inputs["data"].path / "examples" / "validation", kind=Example))
-    longest = max(
-        (len(item.completion_ids) for item in _sequences(stage, context)), default=SamplingSpec().max_completion_tokens
-    )
-    sampling = SamplingSpec(temperature=0.0, max_completion_tokens=longest)
+    jobs = [(example, mode, 0) for mode in stage.modes for example in examples]
 
     def validate(model: PreTrainedModel) -> float:
         respondent = Respondent(
-            engine=TransformersEngine(model, execution=context.execution),
+            engine=TransformersEngine(model, execution=context.execution, vocabulary=vocabulary_size(tokenizer)),
             tokenizer=tokenizer,
             stop=stop,
             thinking=context.recipe.thinking,
         )
-        jobs = [(example, mode, 0) for mode in stage.modes for example in examples]
-        answers = respondent.answer(jobs, sampling=sampling, source="student", seed=())
+        answers = respondent.answer(jobs, sampling=stage.sampling, source="student", seed=("select",))
         return sum(item.grade or 0.0 for item in answers) / len(answers)
 
     return validate

@@ -14,14 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from eyas.errors import ArtifactError, CorruptArtifact, StorageError
 
 FORMAT = 1
 """Version of the artifact layout; a reader refuses a newer one."""
 MANIFEST = "manifest.json"
 CLOCK = "clock.json"
-UNSEALED = {"checkpoints", "tensorboard", MANIFEST, CLOCK}
+UNSEALED = {"checkpoints", "candidates", "tensorboard", MANIFEST, CLOCK}
 """What a manifest does not vouch for: itself, private state, logs for the eye."""
+PRIVATE = ("checkpoints", "candidates")
+"""What only an unfinished stage needs."""
+FULL_DISK = ("os error 28", "os error 122")
+"""ENOSPC and EDQUOT as safetensors, written in Rust, words them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk and a read-only directory into one clear StorageError."""
     try:
         yield
+    except SafetensorError as error:
+        if not any(code in str(error) for code in FULL_DISK):
+            raise
+        raise StorageError(_advice(path, "the disk is full; free some space")) from error
     except OSError as error:
         reasons = {
             errno.ENOSPC: "the disk is full; free some space",
@@ -60,9 +70,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         }
         if isinstance(error, StorageError) or error.errno not in reasons:
             raise
-        raise StorageError(
-            f"{path}: {reasons[error.errno]} and run the same command again; finished work is kept."
-        ) from error
+        raise StorageError(_advice(path, reasons[error.errno])) from error
+
+
+def _advice(path: Path, reason: str) -> str:
+    return f"{path}: {reason} and run the same command again; finished work is kept."
 
 
 @contextmanager
@@ -132,7 +144,7 @@ def seal(
     files = {
         str(path): sha256_of(directory / path)
         for path in paths
-        if not path.name.startswith(".") and not UNSEALED & set(path.parts)
+        if not any(part.startswith(".") for part in path.parts) and not UNSEALED & set(path.parts)
     }
     write_json(
         directory / MANIFEST,
@@ -176,15 +188,21 @@ def damaged_files(artifact: Artifact) -> list[Path]:
     ]
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Delete what a killed `atomic_path` left half-written; only whoever holds the directory's lock may."""
+    for path in list(directory.rglob(".*.tmp")):
+        _remove(path)
+
+
 class StageClock:
     """Seconds of work on a stage over all attempts; `save` is called wherever progress becomes durable."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, before: float = 0.0) -> None:
         self._path = directory / CLOCK
         try:
             self._before: float = json.loads(self._path.read_text())["seconds"]
         except (OSError, ValueError, KeyError, TypeError):
-            self._before = 0.0
+            self._before = before
         self._started = time.monotonic()
 
     @property

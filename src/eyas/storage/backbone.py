@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -73,6 +75,16 @@ def attach_loss(model: PreTrainedModel, loss: LossSpec) -> None:
         )
 
     model.forward = forward
+
+
+@contextmanager
+def without_loss(model: PreTrainedModel) -> Iterator[None]:
+    """The class's own forward for a while; then the same object again, autocast that accelerate put on it included."""
+    forward = model.__dict__.pop("forward")
+    try:
+        yield
+    finally:
+        model.forward = forward
 
 
 def detach_loss(model: PreTrainedModel) -> None:

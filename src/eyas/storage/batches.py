@@ -54,6 +54,7 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
     weights: list[float] = []
     ce_mask: list[float] = []
     entries: list[tuple[list[int], list[float]]] = []
+    masses: list[float] = []
     for number, row in enumerate(rows):
         start = 0
         for index in row:
@@ -69,6 +70,7 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
             ce_mask += [float(item.cross_entropy)] * count
             if item.scores is not None:
                 entries += zip(item.scores.ids, item.scores.logprobs, strict=True)
+                masses += item.scores.captured_mass
             start += len(ids)
         if packed and start < width:
             position_ids[number, start:] = torch.arange(width - start)
@@ -86,8 +88,20 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
         padded_ids = [ids + ids[:1] * (width_k - len(ids)) for ids, _ in entries]
         padded_logprobs = [values + [float("-inf")] * (width_k - len(values)) for _, values in entries]
         batch["teacher_ids_NK"] = torch.tensor(padded_ids)
-        batch["teacher_logprobs_NK"] = torch.tensor(padded_logprobs, dtype=torch.float32)
+        batch["teacher_logprobs_NK"] = decoded_logprobs(
+            torch.tensor(padded_logprobs, dtype=torch.float64), torch.tensor(masses, dtype=torch.float64)
+        )
     return batch
+
+
+def decoded_logprobs(stored_NK: Tensor, captured_mass_N: Tensor) -> Tensor:
+    """Stored log-probs [N, K] (padding -inf), each row shifted so that it adds up to its captured mass; float64.
+
+    Rounding alone would move a confident teacher's captured mass past 1 and its tail to nothing, for which reverse
+    KL would charge the student.
+    """
+    shift_N1 = captured_mass_N.log().unsqueeze(-1) - torch.logsumexp(stored_NK, dim=-1, keepdim=True)
+    return stored_NK + shift_N1
 
 
 class StepLoader:

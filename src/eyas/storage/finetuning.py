@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from eyas.curriculum import Key, PassRates, frontier_weights, majority_answers, pass_rates, training_order
-from eyas.errors import DataError
+from eyas.errors import ArtifactError, DataError
 from eyas.recipe import CurriculumSpec, LossSpec, TrainingSpec
 from eyas.records import Mode, SequenceRecord, seed_for
 from eyas.storage.artifacts import Artifact, atomic_path, read_json, write_json
-from eyas.storage.backbone import attach_loss, detach_loss
+from eyas.storage.backbone import attach_loss, detach_loss, without_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.context import Progress, StageContext
 from eyas.storage.models import device_of, load_model, save_model
@@ -28,6 +27,8 @@ from eyas.storage.tokenization import load_tokenizer
 from eyas.storage.training import train, write_log
 
 Validate = Callable[[PreTrainedModel], float]
+WEIGHTS = "trainable.safetensors"
+"""A candidate's trainable weights."""
 
 
 def fit_length(items: Sequence[TrainingItem], *, max_length: int) -> tuple[list[TrainingItem], int]:
@@ -99,7 +100,8 @@ def finetune(
 
     Raises: NonFiniteLoss, OutOfMemory, ModelError.
     """
-    torch.manual_seed(seed_for(context.recipe.seed, "training") % 2**32)
+    seed = seed_for(context.recipe.seed, "training") % 2**32
+    torch.manual_seed(seed)
     path = context.model_path()
     tokenizer = load_tokenizer(path)
     model = load_model(path, dtype="float32", device=device_of(context.execution))
@@ -116,33 +118,25 @@ def finetune(
     attach_loss(model, loss)
     trainable = _with_lora(model, training)
     candidates = _Candidates(context.directory / "candidates", trainable)
-
-    def select(step: int) -> None:
-        if validate is not None and not candidates.has(step):
-            detach_loss(model)
-            accuracy = validate(model)
-            attach_loss(model, loss)
-            candidates.save(step, accuracy)
-
     pace = _Pace(context.progress)
     trained = train(
         trainable,
         loader,
         training=training,
         execution=context.execution,
+        seed=seed,
         dtype=dtype,
         directory=context.directory,
         clock=context.clock,
         progress=pace,
         selections=selections,
-        select=select,
+        select=lambda step: candidates.consider(step, model, validate),
     )
-    chosen = candidates.restore_best() if validate is not None else {}
+    chosen = candidates.restore_best(selections) if validate is not None else {}
     detach_loss(model)
     merged = trainable.merge_and_unload() if training.lora is not None else model
     save_model(merged.to(getattr(torch, dtype)), tokenizer, context.directory / "model", card=card)
     write_log(context.directory / "log.jsonl", trained.log)
-    candidates.discard()
     return {
         "dtype": dtype,
         "steps": trained.steps,
@@ -196,35 +190,58 @@ class _Pace:
 
 
 class _Candidates:
-    """Trainable weights at the selection points, each with its accuracy, written whole or not at all."""
+    """Accuracy at the selection points and the best one's trainable weights, written whole or not at all.
+
+    They stay until the stage is sealed, so that a crash after the training can still choose.
+    """
 
     def __init__(self, root: Path, model: PreTrainedModel) -> None:
         self._root, self._model = root, model
 
-    def has(self, step: int) -> bool:
-        return self._path(step).is_dir()
+    def consider(self, step: int, model: PreTrainedModel, validate: Validate | None) -> None:
+        """Measure what an earlier attempt has not; keep the accuracy, and the weights if it is the highest so far."""
+        if validate is None or self._path(step).is_dir():
+            return
+        with without_loss(model):
+            accuracy = validate(model)
+        before = self._accuracies()
+        with atomic_path(self._path(step)) as draft:
+            draft.mkdir(parents=True)
+            if not before or accuracy > _best(before)["accuracy"]:
+                weights = {
+                    name: value.detach().cpu().contiguous()
+                    for name, value in self._model.named_parameters()
+                    if value.requires_grad
+                }
+                save_file(weights, draft / WEIGHTS)
+            write_json(draft / "accuracy.json", {"step": step, "accuracy": accuracy})
+        kept = self._path(_best(self._accuracies())["step"])
+        for path in self._root.glob(f"step-*/{WEIGHTS}"):
+            if path.parent != kept:
+                path.unlink()
+
+    def restore_best(self, selections: Sequence[int]) -> dict[str, Any]:
+        """Load the most accurate candidate, the earliest of equals; say which and what all scored.
+
+        Raises: ArtifactError, if a selection point's accuracy or the best one's weights are gone.
+        """
+        found = self._accuracies()
+        missing = sorted(set(selections) - {row["step"] for row in found})
+        if missing or not (self._path(_best(found)["step"]) / WEIGHTS).is_file():
+            raise ArtifactError(
+                f"{self._root}: what validation found is gone (steps {missing or _best(found)['step']}). "
+                f"Delete {self._root.parent} and run the same command again to redo this stage."
+            )
+        best = _best(found)
+        self._model.load_state_dict(load_file(self._path(best["step"]) / WEIGHTS), strict=False)
+        return {"selected_step": best["step"], "candidates": found}
 
     def _path(self, step: int) -> Path:
         return self._root / f"step-{step:08d}"
 
-    def save(self, step: int, accuracy: float) -> None:
-        weights = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self._model.named_parameters()
-            if value.requires_grad
-        }
-        with atomic_path(self._path(step)) as draft:
-            draft.mkdir(parents=True)
-            save_file(weights, draft / "trainable.safetensors")
-            write_json(draft / "accuracy.json", {"step": step, "accuracy": accuracy})
+    def _accuracies(self) -> list[dict[str, Any]]:
+        return [read_json(path / "accuracy.json") for path in sorted(self._root.glob("step-*"))]
 
-    def restore_best(self) -> dict[str, Any]:
-        """Load the most accurate candidate, the earliest of equals; say which and what all scored."""
-        found = [read_json(path / "accuracy.json") for path in sorted(self._root.glob("step-*"))]
-        best = max(found, key=lambda row: (row["accuracy"], -row["step"]))
-        weights = load_file(self._path(best["step"]) / "trainable.safetensors")
-        self._model.load_state_dict(weights, strict=False)
-        return {"selected_step": best["step"], "candidates": found}
 
-    def discard(self) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(rows, key=lambda row: (row["accuracy"], -row["step"]))

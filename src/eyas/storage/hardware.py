@@ -13,6 +13,9 @@ import transformers
 from eyas import __version__
 from eyas.recipe import ExecutionSpec
 
+CPU_OUT_OF_MEMORY = "can't allocate memory"
+"""c10/core/impl/alloc_cpu.cpp"""
+
 
 def describe_hardware(execution: ExecutionSpec) -> dict[str, Any]:
     """CPU, cores, memory, device and versions, for a manifest."""
@@ -31,6 +34,13 @@ def describe_hardware(execution: ExecutionSpec) -> dict[str, Any]:
         "eyas": __version__,
         "device": device,
     }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch's CPU allocator says so in a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and CPU_OUT_OF_MEMORY in str(error)
 
 
 def _cpu_name() -> str:

@@ -6,15 +6,19 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -24,7 +28,7 @@ from eyas.recipe import ExecutionSpec, ModelSpec
 from eyas.records import seed_for
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.origins import SMOLLM2, hash_directory, hub_commit, link_model, origin_of, snapshot
-from eyas.storage.smollm2 import load_smollm2, smollm2_version
+from eyas.storage.smollm2 import describe_smollm2, load_smollm2, smollm2_version
 from eyas.storage.tokenization import end_of_turn, load_tokenizer
 
 
@@ -49,7 +53,7 @@ def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
     Raises: ModelError, if it cannot be had; MissingExtra, for `builtin:smollm2-135m` without its package.
     """
     target = directory / "model"
-    if spec.config is None and spec.keep_layers is None and spec.tokenizer is None and origin_of(spec) != SMOLLM2:
+    if _is_unchanged(spec):
         source = snapshot(spec).resolve()
         if any(source.glob("*.safetensors")):
             with atomic_path(target) as draft:
@@ -60,34 +64,89 @@ def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
     elif origin_of(spec) == SMOLLM2:
         model, tokenizer = load_smollm2()
     else:
-        model, tokenizer = _load_pair(snapshot(spec).resolve(), dtype=spec.dtype)
+        with _without_code(snapshot(spec).resolve()) as source:
+            model, tokenizer = load_model(source, dtype=spec.dtype), load_tokenizer(source)
     if spec.config is None and spec.tokenizer is not None:
-        tokenizer = load_tokenizer(snapshot(ModelSpec(from_=spec.tokenizer)))
+        tokenizer = _tokenizer_of(spec.tokenizer)
     if spec.keep_layers is not None:
         keep_layers(model, spec.keep_layers)
     card = f"Made by eyas from `{spec.model_dump_json(by_alias=True, exclude_none=True)}`."
     save_model(model.to(getattr(torch, spec.dtype)), tokenizer, target, card=card)
 
 
-def _load_pair(source: Path, *, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def describe(spec: ModelSpec, directory: Path) -> None:
+    """Make `directory/model` as `materialise` does, but without weights: config, generation config, tokenizer.
+
+    That is all that preflight and estimates read; nothing else is downloaded, and no weight is computed.
+
+    Raises: as `materialise`, except for what only the weights show.
+    """
+    target = directory / "model"
+    if _is_unchanged(spec):
+        with atomic_path(target) as draft:
+            link_model(snapshot(spec, weights=False).resolve(), draft)
+        return
+    model, tokenizer = _outline(spec)
+    if spec.keep_layers is not None:
+        keep_layers(model, spec.keep_layers)
+    with atomic_path(target) as draft:
+        draft.mkdir(parents=True)
+        model.config.save_pretrained(draft)
+        _generation_config(model, tokenizer).save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+
+
+def _is_unchanged(spec: ModelSpec) -> bool:
+    """Whether the model is its origin's files as they are."""
+    return spec.config is None and spec.keep_layers is None and spec.tokenizer is None and origin_of(spec) != SMOLLM2
+
+
+def _outline(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model on the meta device, not pruned yet, and its tokenizer."""
+    if spec.config is not None:
+        config, tokenizer = _random_config(spec)
+        return _on_meta(config), tokenizer
+    if origin_of(spec) == SMOLLM2:
+        config, tokenizer = describe_smollm2()
+        model = _on_meta(config)
+    else:
+        with _without_code(snapshot(spec, weights=False).resolve()) as source:
+            model, tokenizer = load_outline(source), load_tokenizer(source)
+    return model, _tokenizer_of(spec.tokenizer) if spec.tokenizer else tokenizer
+
+
+@contextmanager
+def _without_code(source: Path) -> Iterator[Path]:
+    """The directory itself, or for openPangu-Embedded one beside it whose configs need no code of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / source.name
         link_model(source, path)
-        path = source if path.is_symlink() else path
-        return load_model(path, dtype=dtype), load_tokenizer(path)
+        yield source if path.is_symlink() else path
+
+
+def _tokenizer_of(origin: str) -> PreTrainedTokenizerBase:
+    spec = ModelSpec(from_=origin)
+    return describe_smollm2()[1] if origin_of(spec) == SMOLLM2 else load_tokenizer(snapshot(spec, weights=False))
 
 
 def _random_model(spec: ModelSpec, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer = load_tokenizer(snapshot(ModelSpec(from_=spec.tokenizer)))
+    config, tokenizer = _random_config(spec)
+    torch.manual_seed(seed_for(seed, "random init") % 2**32)
+    return AutoModelForCausalLM.from_config(config), tokenizer
+
+
+def _random_config(spec: ModelSpec) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    tokenizer = _tokenizer_of(spec.tokenizer or "")
     values: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     } | (spec.config or {})
-    config = AutoConfig.for_model(**values)
-    torch.manual_seed(seed_for(seed, "random init") % 2**32)
-    return AutoModelForCausalLM.from_config(config), tokenizer
+    try:
+        return AutoConfig.for_model(**values), tokenizer
+    except (ValueError, StrictDataclassError) as error:
+        raise ModelError(f"`config` is none that transformers takes ({str(error)[:200]}). Correct it.") from error
 
 
 def keep_layers(model: PreTrainedModel, count: int) -> None:
@@ -105,9 +164,34 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
     for position, layer in enumerate(model.get_decoder().layers):
         if hasattr(layer, "self_attn"):
             layer.self_attn.layer_idx = position
+    by_layer = {  # layer_types, SmolLM3's no_rope_layers, …
+        name: value
+        for name, value in model.config.to_dict().items()
+        if "layer" in name and isinstance(value, list) and len(value) == last + 1
+    }
     model.config.num_hidden_layers = len(kept)
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[index] for index in kept]
+    for name, value in by_layer.items():
+        setattr(model.config, name, [value[index] for index in kept])
+
+
+def load_outline(path: Path) -> PreTrainedModel:
+    """The model of a directory on the meta device: its configs and the shapes of its weights, which need not be there.
+
+    Raises: ModelError, if the config is of no causal language model, or needs code of its own.
+    """
+    try:
+        model = _on_meta(AutoConfig.from_pretrained(str(path), trust_remote_code=False))
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise ModelError(f"{path}: no config of a causal language model ({str(error).splitlines()[0]}).") from error
+    if (path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    return model
+
+
+def _on_meta(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
 
 
 def load_model(path: Path, *, dtype: str = "float32", device: torch.device | None = None) -> PreTrainedModel:
@@ -137,23 +221,25 @@ def load_model(path: Path, *, dtype: str = "float32", device: torch.device | Non
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, *, card: str) -> None:
-    """Write weights, tokenizer, generation config and model card atomically.
-
-    The generation config stops at the template's end of turn too, as labels and rollouts do.
-    """
-    if model.generation_config is None or model.generation_config.eos_token_id is None:
-        model.generation_config = GenerationConfig(
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-        )
-    ends, turn = model.generation_config.eos_token_id, end_of_turn(tokenizer)
-    known = [ends] if isinstance(ends, int) else list(ends or ())
-    if turn is not None and turn not in known:
-        model.generation_config.eos_token_id = [turn, *known]
+    """Write weights, tokenizer, generation config and model card atomically."""
+    model.generation_config = _generation_config(model, tokenizer)
     with atomic_path(directory) as draft:
         draft.mkdir(parents=True)
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         (draft / "README.md").write_text(f"---\nlibrary_name: transformers\n---\n\n{card}\n")
+
+
+def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The model's own, made to stop at the template's end of turn too, as labels and rollouts do."""
+    config = model.generation_config
+    if config is None or config.eos_token_id is None:
+        config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    ends, turn = config.eos_token_id, end_of_turn(tokenizer)
+    known = [ends] if isinstance(ends, int) else list(ends or ())
+    if turn is not None and turn not in known:
+        config.eos_token_id = [turn, *known]
+    return config
 
 
 def weight_bytes(path: Path) -> int:

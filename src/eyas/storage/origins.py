@@ -6,7 +6,7 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eyas import builtin
 from eyas.errors import ModelError
@@ -15,8 +15,10 @@ from eyas.storage.artifacts import sha256_of
 
 SMOLLM2 = "builtin:smollm2-135m"
 BUILTIN = "builtin:"
-IDENTIFYING = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-"""Suffixes of weights, configs, tokenizers and templates."""
+DESCRIBING = (".json", ".jinja", ".model", ".txt")
+"""Suffixes of configs, tokenizers and templates."""
+IDENTIFYING = (".safetensors", ".bin", *DESCRIBING)
+"""Suffixes of all that decides what a model does: its weights too."""
 UNUSED = ["*.gguf", "*.onnx", "*.h5", "*.msgpack", "*.pth", "*.tflite"]
 """Weights in formats that are not read."""
 
@@ -40,8 +42,10 @@ def origin_of(spec: ModelSpec) -> str:
     return str(Path(origin).expanduser()) if Path(origin).expanduser().is_dir() else origin
 
 
-def snapshot(spec: ModelSpec) -> Path:
+def snapshot(spec: ModelSpec, *, weights: bool = True) -> Path:
     """Local directory of a local or hub model, downloading the latter at the commit of its identity.
+
+    Without `weights` only config, tokenizer and template are downloaded: kilobytes, not gigabytes.
 
     Raises: ModelError, if it is neither here nor to be had.
     """
@@ -53,6 +57,9 @@ def snapshot(spec: ModelSpec) -> Path:
 
     commit = hub_commit(origin, spec.revision)
     try:
+        if not weights:
+            patterns = [f"*{suffix}" for suffix in DESCRIBING]
+            return Path(snapshot_download(origin, revision=commit, allow_patterns=patterns))
         found = Path(snapshot_download(origin, revision=commit, ignore_patterns=[*UNUSED, "*.bin"]))
         if not any(found.glob("*.safetensors")):
             found = Path(snapshot_download(origin, revision=commit, ignore_patterns=UNUSED))
@@ -64,20 +71,21 @@ def snapshot(spec: ModelSpec) -> Path:
         ) from error
 
 
-def hub_commit(origin: str, revision: str | None) -> str:
+def hub_commit(origin: str, revision: str | None, *, kind: Literal["model", "dataset"] = "model") -> str:
     """The commit that a revision stands for; the revision as written where neither cache nor hub knows it.
 
-    What the cache holds comes first and a new model's config is fetched to learn its commit, so that a first
-    run and its resumption name the model alike.
+    What the cache holds comes first and a new model's config (a data set's card) is fetched to learn its commit,
+    so that a first run and its resumption name it alike, the latter even without a network.
     """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    found = try_to_load_from_cache(origin, "config.json", revision=revision)
+    marker = "config.json" if kind == "model" else "README.md"
+    found = try_to_load_from_cache(origin, marker, revision=revision, repo_type=kind)
     if isinstance(found, str):
         return Path(found).parent.name
     try:
-        return Path(snapshot_download(origin, revision=revision, allow_patterns=["config.json"])).name
+        return Path(snapshot_download(origin, revision=revision, repo_type=kind, allow_patterns=[marker])).name
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
         return revision or "main"
 

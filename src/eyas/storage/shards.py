@@ -4,8 +4,8 @@ A shard's name carries the first 16 hex digits of its own SHA-256 (`00003.9f86d0
 rename publishes data and checksum together, and a truncated or altered shard is found without a second file.
 
 Columns. Sequences: the fields of `SequenceRecord`; ids are int32 lists, log-probs float32 lists. Scores:
-the fields of `TeacherScores`; `ids` list<list<int32>>, `logprobs` list<list<float16>> (rounded once, here;
-`captured_mass` is computed from the rounded values), `token_logprobs` and `captured_mass` list<float32>.
+the fields of `TeacherScores`; `ids` list<list<int32>>, `logprobs` list<list<float16>>, `token_logprobs`
+list<float32>, `captured_mass` list<float64>, the entries' mass before their rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from eyas.errors import CorruptArtifact
 from eyas.records import Example, SequenceRecord, TeacherScores
-from eyas.storage.artifacts import atomic_path, sha256_of
+from eyas.storage.artifacts import atomic_path, fsync_tree, sha256_of
 
 Record = TypeVar("Record", Example, SequenceRecord, TeacherScores)
 
@@ -37,7 +37,7 @@ SCHEMAS: dict[type, pa.Schema] = {
     ),
     TeacherScores: pa.schema(
         [("token_hash", pa.string()), ("ids", pa.list_(_IDS)), ("logprobs", pa.list_(pa.list_(pa.float16()))),
-         ("token_logprobs", _FLOATS), ("captured_mass", _FLOATS)]
+         ("token_logprobs", _FLOATS), ("captured_mass", pa.list_(pa.float64()))]
     ),
 }  # fmt: skip
 
@@ -57,6 +57,7 @@ def write_table(directory: Path, index: int, table: pa.Table) -> Path:
         pq.write_table(table, temporary, compression="zstd")
     path = directory / f"{index:05d}.{sha256_of(draft)[:16]}.parquet"
     draft.rename(path)
+    fsync_tree(directory, deep=False)
     for stale in old:
         if stale != path:
             stale.unlink()

@@ -6,7 +6,14 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.import_utils import is_gguf_available
 
 from eyas.errors import MissingExtra
@@ -32,14 +39,28 @@ def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     Raises: MissingExtra, if the package or `gguf` is not installed.
     """
+    path = _weights()
+    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    del model.hf_quantizer
+    return model, AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+
+
+def describe_smollm2() -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The model's config and its tokenizer; the weights stay as they are, which saves ten seconds.
+
+    Raises: as `load_smollm2`.
+    """
+    path = _weights()
+    config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+    return config, AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+
+
+def _weights() -> Path:
     smollm2_version()
     if not is_gguf_available():
         raise MissingExtra("gguf", extra="smollm2", purpose="builtin:smollm2-135m", command=INSTALL)
     files = [Path(str(file.locate())) for file in distribution(PACKAGE).files or [] if file.suffix == ".gguf"]
     (path,) = files
-    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    del model.hf_quantizer
-    return model, tokenizer
+    return path

@@ -28,15 +28,18 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from eyas.errors import NonFiniteLoss, OutOfMemory
+from eyas.errors import NonFiniteLoss, OutOfMemory, StorageError
 from eyas.recipe import ExecutionSpec, TrainingSpec
 from eyas.storage import checkpoints
-from eyas.storage.artifacts import StageClock
+from eyas.storage.artifacts import StageClock, atomic_path, disk_errors
 from eyas.storage.batches import StepBatch, StepLoader
 from eyas.storage.context import Progress
+from eyas.storage.hardware import is_out_of_memory
 
 LOGS_PER_STAGE = 100
 """Points of a training curve, about."""
+TORCH_WRITER = "inline_container"
+"""Source file that torch.save names in the plain RuntimeError of a failed write (caffe2/serialize)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ class EyasTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
-        self._require_finite(float(norm), "gradient norm")
+        if self.accelerator.scaler is None:  # with one, an overflow is its signal to skip the step and scale down
+            self._require_finite(float(norm), "gradient norm")
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -125,7 +129,16 @@ class EyasTrainer(Trainer):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        with disk_errors(self._root):
+            try:
+                super()._save_checkpoint(model, trial)
+            except RuntimeError as error:
+                if TORCH_WRITER not in str(error):
+                    raise
+                raise StorageError(
+                    f"{draft}: torch could not write it ({str(error).splitlines()[0]}). If the disk is full, free some "
+                    "space, and run the same command again; it goes on from the checkpoint before."
+                ) from error
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             checkpoints.publish(self._root, self.state.global_step)
@@ -162,6 +175,7 @@ def train(
     *,
     training: TrainingSpec,
     execution: ExecutionSpec,
+    seed: int = 0,
     dtype: str = "float32",
     directory: Path,
     clock: StageClock,
@@ -171,13 +185,42 @@ def train(
 ) -> Trained:
     """Train in place from the newest valid checkpoint in `directory`, or from the start.
 
-    `model` is float32 and has its loss attached; `dtype` is what autocast computes in; `select`
-    is called after each step in `selections`, before its checkpoint.
+    `model` is float32 and has its loss attached; `seed` is that of dropout; `dtype` is what autocast computes
+    in; `select` is called after each step in `selections`, before its checkpoint.
 
     Raises: NonFiniteLoss, before the update; OutOfMemory, naming the setting to lower; StorageError.
     """
     root = directory / "checkpoints"
     steps = len(loader)
+    args = _arguments(training, execution, root=root, steps=steps, seed=seed, dtype=dtype)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "tensorboard")
+    trainer = EyasTrainer(model, args, loader=loader, root=root, clock=clock)
+    trainer.add_callback(_StepCallback(progress, selections, select))
+    found = checkpoints.latest_valid(root)
+    resume = next(iter(found.glob("checkpoint-*")), None) if found is not None else None
+    loader.start_step = int(resume.name.removeprefix("checkpoint-")) if resume is not None else 0
+    progress.start(steps, unit="steps", done=loader.start_step)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory in training (micro-batches of {execution.micro_batch_size}): lower "
+            "execution.micro_batch_size and run the same command again; the result does not depend on it."
+        ) from error
+    log = [{key: value for key, value in row.items() if key != "epoch"} for row in trainer.state.log_history]
+    return Trained(steps=steps, tokens=loader.tokens_until(steps), log=[row for row in log if "loss" in row])
+
+
+def _arguments(
+    training: TrainingSpec, execution: ExecutionSpec, *, root: Path, steps: int, seed: int, dtype: str
+) -> TrainingArguments:
+    """The Trainer's own options: one device, and checkpoints where a point of the curve ends.
+
+    A resumed curve then averages over the same steps as an uninterrupted one.
+    """
+    logging_steps = max(1, steps // LOGS_PER_STAGE)
     args = TrainingArguments(
         output_dir=str(root),
         max_steps=steps,
@@ -190,10 +233,11 @@ def train(
         adam_beta2=training.betas[1],
         max_grad_norm=training.max_grad_norm,
         optim="adamw_torch_fused",
-        logging_steps=max(1, steps // LOGS_PER_STAGE),
+        logging_steps=logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=execution.checkpoint_every,
+        save_steps=-(-execution.checkpoint_every // logging_steps) * logging_steps,
+        seed=seed,
         report_to=list(execution.trackers),
         ignore_data_skip=True,
         remove_unused_columns=False,
@@ -203,24 +247,12 @@ def train(
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
     )
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "tensorboard")
-    trainer = EyasTrainer(model, args, loader=loader, root=root, clock=clock)
-    trainer.add_callback(_StepCallback(progress, selections, select))
-    found = checkpoints.latest_valid(root)
-    resume = next(iter(found.glob("checkpoint-*")), None) if found is not None else None
-    loader.start_step = int(resume.name.removeprefix("checkpoint-")) if resume is not None else 0
-    progress.start(steps, unit="steps", done=loader.start_step)
-    try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(
-            f"out of memory in training (micro-batches of {execution.micro_batch_size}): lower "
-            "execution.micro_batch_size and run the same command again; the result does not depend on it."
-        ) from error
-    log = [{key: value for key, value in row.items() if key != "epoch"} for row in trainer.state.log_history]
-    return Trained(steps=steps, tokens=loader.tokens_until(steps), log=[row for row in log if "loss" in row])
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # else the Trainer wraps the model in DataParallel, which cannot gather a LossSums
+    return args
 
 
 def write_log(path: Path, rows: Sequence[dict[str, float]]) -> None:
     """JSON Lines of a training curve."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with atomic_path(path) as draft:
+        draft.write_text("".join(json.dumps(row) + "\n" for row in rows))

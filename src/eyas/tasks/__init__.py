@@ -2,7 +2,7 @@
 
 A source gives examples of any split in an order that may depend on the seed; which split a problem belongs
 to depends on the problem alone (eyas.splits), except where the user hands over a test file. Generators never
-repeat a problem; files and hub data sets are given as they are, so that `prepare` can count their duplicates.
+repeat a problem; files and hub data sets are sampled as they are, so that `prepare` can count their duplicates.
 """
 
 from __future__ import annotations
@@ -39,21 +39,24 @@ def load_examples(source: DataSource, *, split: Split, count: int, seed: int) ->
         return _mixture(source, split=split, count=count, seed=seed)
     if isinstance(source, ReasoningGymSource):
         return islice(reasoning_gym.draw(source, split=split, seed=seed), count)
-    if isinstance(source, FileSource):
-        drawn = (example for example, of in files.draw(source, split=split) if of == split)
-        return iter(files.sample(drawn, count=count, seed=seed))
-    if isinstance(source, HubSource):
-        return islice((example for example, of in hub.draw(source, split=split) if of == split), count)
+    if isinstance(source, FileSource | HubSource):
+        drawn = files.draw(source, split=split) if isinstance(source, FileSource) else hub.draw(source, split=split)
+        of_split = (example for example, of in drawn if of == split)
+        return iter(files.sample(of_split, count=count, seed=seed, answered_first=split != "train"))
     return _generated(source, split=split, count=count, seed=seed)
 
 
 def content_hashes(source: DataSource) -> list[str]:
-    """SHA-256 of every file that a source reads, in order; none for a generator or a hub data set.
+    """What a source's examples are made from, in order: a file's SHA-256, a hub data set's commit, a package's version.
 
-    Raises: DataError, if a file cannot be read.
+    Raises: DataError, if a file cannot be read; MissingExtra, without the package.
     """
     if isinstance(source, MixtureSource):
         return [found for part in source.parts for found in content_hashes(part.source)]
+    if isinstance(source, HubSource):
+        return [hub.commit_of(source)]
+    if isinstance(source, ReasoningGymSource):
+        return [reasoning_gym.package_version()]
     return files.content_hashes(source) if isinstance(source, FileSource) else []
 
 

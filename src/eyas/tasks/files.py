@@ -11,7 +11,7 @@ from pathlib import Path
 from eyas.errors import DataError
 from eyas.recipe import FileSource
 from eyas.records import Example, seed_for
-from eyas.splits import split_of
+from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
 from eyas.storage.artifacts import sha256_of
 from eyas.tasks.records import example_of
 
@@ -62,19 +62,21 @@ def content_hashes(source: FileSource) -> list[str]:
     return found
 
 
-def sample(examples: Iterable[Example], *, count: int, seed: int) -> list[Example]:
-    """`count` of a stream's examples, drawn by a hash of seed and problem: a file's order does not matter.
+def sample(examples: Iterable[Example], *, count: int, seed: int, answered_first: bool) -> list[Example]:
+    """`count` of a stream's examples, drawn by a hash of seed and problem: the stream's order does not matter.
 
+    With `answered_first`, as held-out splits want it, one without an answer is drawn only after all that have one.
     Memory holds `count` examples, not the stream. Repeated problems are drawn together, the first one first.
     """
-    chosen: list[tuple[int, int, Example]] = []
+    chosen: list[tuple[bool, int, int, Example]] = []
     for number, example in enumerate(examples):
-        item = (-seed_for(seed, "sample", example.key), -number, example)
+        preferred = answered_first and example.answer is not None
+        item = (preferred, -seed_for(seed, "sample", example.key), -number, example)
         if len(chosen) < count:
             heapq.heappush(chosen, item)
         elif count and item > chosen[0]:
             heapq.heapreplace(chosen, item)
-    return [example for _, _, example in sorted(chosen, reverse=True)]
+    return [item[-1] for item in sorted(chosen, reverse=True)]
 
 
 def draw(source: FileSource, *, split: str) -> Iterator[tuple[Example, str]]:
@@ -89,3 +91,24 @@ def draw(source: FileSource, *, split: str) -> Iterator[tuple[Example, str]]:
         for example in read_jsonl(Path(source.path).expanduser(), grader=source.grader):
             of = split_of(example.key)
             yield example, "train" if of == "test" else of
+
+
+def expected_rows(source: FileSource, *, split: str) -> int:
+    """About how many rows a split has, from the number of lines alone.
+
+    Raises: DataError, if the file cannot be read.
+    """
+    if source.test_path is not None and split == "test":
+        return _count_lines(Path(source.test_path).expanduser())
+    test_percent = TEST_PERCENT if source.test_path is None else 0
+    percent = {"test": test_percent, "validation": VALIDATION_PERCENT}
+    percent["train"] = 100 - sum(percent.values())
+    return round(_count_lines(Path(source.path).expanduser()) * percent[split] / 100)
+
+
+def _count_lines(path: Path) -> int:
+    try:
+        with path.open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error

@@ -8,7 +8,13 @@ from eyas.errors import DataError, MissingExtra
 from eyas.recipe import HubSource
 from eyas.records import Example
 from eyas.splits import split_of
+from eyas.storage.origins import hub_commit
 from eyas.tasks.records import example_of
+
+
+def commit_of(source: HubSource) -> str:
+    """The commit that is read and that a fingerprint names; the revision as written where it cannot be known."""
+    return hub_commit(source.id, source.revision, kind="dataset")
 
 
 def draw(source: HubSource, *, split: str) -> Iterator[tuple[Example, str]]:
@@ -27,14 +33,15 @@ def draw(source: HubSource, *, split: str) -> Iterator[tuple[Example, str]]:
 
 
 def _rows(source: HubSource, split: str) -> Iterator[object]:
+    """All rows, downloaded once and then read from the cache: every split's sample looks at each of them."""
     try:
         import datasets
     except ImportError as error:
         raise MissingExtra("datasets", extra="hub", purpose=f"The hub data set {source.id}") from error
     try:
-        yield from datasets.load_dataset(source.id, source.config, split=split, streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        yield from datasets.load_dataset(source.id, source.config, split=split, revision=commit_of(source))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{source.id}: cannot be had from the hub ({str(error).splitlines()[0]}). "
-            "Check id, config, split and network, or download it as JSON Lines and use `type: file`."
+            "Check id, config, split, revision and network, or download it as JSON Lines and use `type: file`."
         ) from error

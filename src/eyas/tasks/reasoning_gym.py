@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from typing import Any
 
@@ -19,6 +20,17 @@ BLOCK = 512
 seed from a hash, and the split goes by the question's text."""
 PATIENCE_BLOCKS = 40
 """Blocks without any new problem of the split after which a task counts as exhausted."""
+
+
+def package_version() -> str:
+    """The installed package's version: another one may draw other problems.
+
+    Raises: MissingExtra, without the package.
+    """
+    try:
+        return f"reasoning-gym {version('reasoning-gym')}"
+    except PackageNotFoundError as error:
+        raise MissingExtra("reasoning-gym", extra="reasoning-gym", purpose="reasoning-gym tasks") from error
 
 
 def draw(source: ReasoningGymSource, *, split: str, seed: int) -> Iterator[Example]:

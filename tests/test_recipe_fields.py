@@ -1,0 +1,57 @@
+"""Every field of a recipe says what it does, and something reads it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from jinja2 import Environment, nodes
+
+from eyas.recipe import Recipe
+from eyas.recipe.specs import Spec
+
+SOURCE = Path(__file__).parents[1] / "src" / "eyas"
+DECLARED_IN = {SOURCE / "recipe" / "specs.py", SOURCE / "recipe" / "stages.py"}
+
+
+def specs(of: type[Spec] = Spec) -> Iterator[type[Spec]]:
+    for spec in of.__subclasses__():
+        yield spec
+        yield from specs(spec)
+
+
+FIELDS = sorted({f"{spec.__name__}.{name}" for spec in specs() for name in spec.model_fields})
+CLASSES = {spec.__name__: spec for spec in specs()}
+
+
+@cache
+def names_read() -> frozenset[str]:
+    """Attributes read anywhere but where the fields are declared, in modules and in the report's template."""
+    modules = [ast.parse(path.read_text()) for path in SOURCE.rglob("*.py") if path not in DECLARED_IN]
+    templates = [Environment().parse(path.read_text()) for path in SOURCE.rglob("template.html")]
+    loads = (node for module in modules for node in ast.walk(module) if isinstance(node, ast.Attribute))
+    return frozenset(
+        [node.attr for node in loads if isinstance(node.ctx, ast.Load)]
+        + [node.attr for template in templates for node in template.find_all(nodes.Getattr)]
+    )
+
+
+def test_the_walk_finds_every_class_of_a_recipe() -> None:
+    assert len(FIELDS) > 100
+    assert {"Recipe.seed", "LoraSpec.rank", "HubSource.revision", "EvaluateStage.models"} <= set(FIELDS)
+    assert CLASSES["Recipe"] is Recipe
+
+
+@pytest.mark.parametrize("field", [field for field in FIELDS if not field.endswith(".type")])
+def test_every_field_says_what_it_does(field: str) -> None:
+    spec, name = field.split(".")
+    description = CLASSES[spec].model_fields[name].description
+    assert description, f"{field} has no docstring: write below it what it does and where its default comes from"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_is_read_by_something(field: str) -> None:
+    assert field.split(".")[1] in names_read(), f"nothing in src/eyas reads {field}: use it, or take it out"
