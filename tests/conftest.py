@@ -77,6 +77,7 @@ stages:
     match_tokens: distill
     select: best
     selections: 2
+    sampling: {{temperature: 0, max_completion_tokens: 24}}
     training: {{batch_size: 16, learning_rate: 1.0e-3}}
   - type: evaluate
     models: {{base: student, sft: sft, control: control, distilled: distill, teacher: teacher}}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eyas.errors import DataError, RecipeError
+from eyas.errors import DataError, TrainingError
 from eyas.graph import Node, build_graph
 from eyas.pipeline import run_recipe
 from eyas.recipe import Recipe, parse_recipe
@@ -87,7 +87,7 @@ def test_eyas_run_refuses_to_be_one_of_several_processes(
     tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="one process and cannot run under torchrun"):
+    with pytest.raises(TrainingError, match="one process and cannot run under torchrun"):
         run_recipe(
             recipe(tiny_student, rows(tmp_path / "train.jsonl")),
             recipe_text="",

@@ -72,7 +72,7 @@ def rounds(loaded: Recipe, name: str, *, start: str) -> list[str]:
     return [stage.name for stage in training_rounds(expand(loaded), name, start=start)]
 
 
-ENTRY = ["distill", "distill.2.score", "distill.2.rollout", "distill.1", "distill.1.score", "distill.1.rollout"]
+ENTRY = ["distill.1.rollout", "distill.1.score", "distill.1", "distill.2.rollout", "distill.2.score", "distill"]
 
 
 def test_matched_rounds_are_all_rounds_of_the_distillation() -> None:
@@ -82,13 +82,13 @@ def test_matched_rounds_are_all_rounds_of_the_distillation() -> None:
 def test_matched_rounds_reach_back_to_the_model_that_both_start_from() -> None:
     loaded = load_recipe(RECIPES[0].parent / "openpangu-1b.yaml")
     assert rounds(loaded, "distill", start="sft-fast") == [
-        "distill", "distill.1.score", "distill.1.rollout",
+        "distill-reasoning.1.rollout", "distill-reasoning.1.score", "distill-reasoning.1",
+        "distill-reasoning.2.rollout", "distill-reasoning.2.score", "distill-reasoning",
         "sft",
-        "distill-reasoning", "distill-reasoning.2.score", "distill-reasoning.2.rollout",
-        "distill-reasoning.1", "distill-reasoning.1.score", "distill-reasoning.1.rollout",
+        "distill.1.rollout", "distill.1.score", "distill",
     ]  # fmt: skip
-    assert rounds(recipe(), "distill", start="student") == [*ENTRY, "sft"]
-    assert rounds(recipe(), "distill", start="distill.1") == ENTRY[:3]
+    assert rounds(recipe(), "distill", start="student") == ["sft", *ENTRY]
+    assert rounds(recipe(), "distill", start="distill.1") == ENTRY[3:]
 
 
 def test_a_match_of_what_does_not_descend_from_the_start_counts_its_own_entry_alone() -> None:
@@ -107,7 +107,24 @@ def test_scores_that_two_distillations_share_are_counted_once() -> None:
         {"type": "distill", "model": "first", "scores": "score"},
         {"type": "sft", "name": "control", "model": "sft", "match_seconds": "distill"},
     ]
-    assert rounds(parse_recipe(data), "distill", start="sft") == ["distill", "score", "rollout", "first"]
+    assert rounds(parse_recipe(data), "distill", start="sft") == ["rollout", "score", "first", "distill"]
+
+
+def test_a_match_counts_what_a_curriculum_and_sequences_cost_too() -> None:
+    data = yaml.safe_load(BASE)
+    data["stages"][2:4] = [
+        {"type": "rollout", "name": "teacher-rollouts", "model": "teacher", "prefix": "teacher"},
+        {"type": "sft", "name": "seqkd", "model": "sft", "sequences": "teacher-rollouts"},
+        {
+            "type": "distill",
+            "model": "seqkd",
+            "curriculum": {"weight": "frontier", "pseudo_answers": "teacher-rollouts"},
+        },
+        {"type": "sft", "name": "control", "model": "sft", "match_seconds": "distill"},
+    ]
+    assert rounds(parse_recipe(data), "distill", start="sft") == [
+        "teacher-rollouts", "seqkd", "distill.1.rollout", "distill.1.score", "distill",
+    ]  # fmt: skip
 
 
 def test_limit_makes_a_smoke_run_of_the_same_stages(tmp_path: Path) -> None:
@@ -118,7 +135,7 @@ def test_limit_makes_a_smoke_run_of_the_same_stages(tmp_path: Path) -> None:
     sft, distill = small.stages[1], small.stages[2]
     assert isinstance(sft, SftStage)
     assert isinstance(distill, DistillStage)
-    assert sft.training.steps == 8
+    assert sft.training.steps == 2
     assert distill.training.batch_size == 8
 
 
@@ -126,6 +143,10 @@ def test_limit_makes_a_smoke_run_of_the_same_stages(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("stages.distill.prefx=teacher", "did you mean 'prefix'"),
+        (
+            "stages.distill.loss.ce_on=label",
+            "`loss.ce_on: label` needs `prefix: label`: student prefixes are no labels",
+        ),
         ("stages.distil.prefix=teacher", "did you mean 'distill'"),
         ("stages.control.model=distll", "did you mean 'distill'"),
         ("stages.distill.prefix=nobody", "'student', 'teacher' or 'label'"),

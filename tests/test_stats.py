@@ -137,7 +137,7 @@ def test_three_seeds_cover_the_truth_as_often_as_promised() -> None:
         runs = [(rng.random(1000) < rate, np.zeros(1000)) for rate in rates]
         found = pooled_difference(runs, same_examples=False, resamples=1000)
         held += found.low <= 0.5 <= found.high
-    assert 0.92 <= held / trials <= 1.0
+    assert 0.92 <= held / trials <= 0.995
 
 
 def test_runs_that_do_not_fit_together_are_refused() -> None:

@@ -11,7 +11,7 @@ from eyas.errors import DataError
 from eyas.pipeline import run_model
 from eyas.recipe import SamplingSpec, parse_recipe
 from eyas.records import Example, Mode
-from eyas.storage.artifacts import open_artifact, read_json
+from eyas.storage.artifacts import read_json
 from eyas.thinking import parse_completion
 
 HELP = "/fast answers at once, /think reasons first, /new forgets the conversation, /quit leaves."
@@ -24,12 +24,13 @@ def chat_with(run: Path, *, role: str, temperature: float, max_completion_tokens
 
     Raises: ArtifactError, if the run has no such model.
     """
-    path = run_model(run, role)
+    made = run_model(run, role)
     recipe = parse_recipe(read_json(run / "resolved.json"), where=str(run / "resolved.json"))
     console = Console(highlight=False)
     console.print(f"{recipe.name}, {role}. {HELP}")
-    dtype = str(open_artifact(path.resolve().parent).facts["dtype"])
-    respondent = load_respondent(path, dtype=dtype, thinking=recipe.thinking, execution=recipe.execution)
+    respondent = load_respondent(
+        made.path / "model", dtype=str(made.facts["dtype"]), thinking=recipe.thinking, execution=recipe.execution
+    )
     sampling = SamplingSpec(temperature=temperature, max_completion_tokens=max_completion_tokens)
     mode: Mode = "reasoning"
     turns: list[tuple[str, str]] = []

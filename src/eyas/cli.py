@@ -26,7 +26,8 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field: seed=1, stages.distill.prefix=teacher."),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=2, help="Smoke run: at most this many examples a split and steps a stage.")
+    int | None,
+    typer.Option("--limit", min=2, help="Smoke run: at most this many examples a split, two optimiser steps a stage."),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Only the stage of this name, not all of the type.")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eyas.losses import CHUNK_ELEMENTS
 from eyas.recipe import (
@@ -120,6 +120,8 @@ class Estimator:
             made = Estimate(sequences=count, seconds=count * PREPARE_S, disk_bytes=count * EXAMPLE_BYTES)
         elif isinstance(stage, SftStage | DistillStage):
             made = self._training(stage, matched)
+            if isinstance(stage, SftStage) and stage.select == "best":
+                made = self._with_selection(stage, made)
             self._sizes[stage.name] = self._sizes[stage.model]
         elif isinstance(stage, RolloutStage):
             made = self._rollout(stage)
@@ -155,6 +157,18 @@ class Estimator:
             seconds=seconds,
             disk_bytes=size.parameters * (FLOAT_BYTES + KEPT * BYTES_PER_CHECKPOINT_PARAMETER),
             memory_bytes=round(size.parameters * per_parameter + activations + _logit_bytes(size, positions)),
+        )
+
+    def _with_selection(self, stage: SftStage, training: Estimate) -> Estimate:
+        """The training with its validation answers, and the best candidate's weights on disk."""
+        prompts = self._examples[stage.data].validation * stage.selections
+        size = self._sizes[stage.model]
+        answers = self._generation(size, dict.fromkeys(stage.modes, prompts))
+        return replace(
+            training,
+            seconds=training.seconds + answers.seconds,
+            disk_bytes=training.disk_bytes + size.parameters * FLOAT_BYTES,
+            memory_bytes=training.memory_bytes + answers.memory_bytes - size.parameters * FLOAT_BYTES,
         )
 
     def _match_seconds(self, matched: tuple[str, ...], seconds: float, tokens: int) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from eyas.errors import CorruptArtifact, RecipeError
 from eyas.recipe import ModelSpec, PrepareStage, Recipe, ReportStage, SftStage, Stage, expand, training_rounds
 from eyas.storage.artifacts import MANIFEST, Artifact, open_artifact
 from eyas.storage.models import identity
-from eyas.tasks import content_hashes
+from eyas.tasks import content_identities
 
 MODEL_VERSION = 1
 """Version of how a model spec becomes weights."""
@@ -77,7 +77,9 @@ def _deciding_config(stage: Stage) -> dict[str, Any]:
         if config.get(field) is not None:
             config[field] = True
     if isinstance(stage, PrepareStage):
-        config["files"] = content_hashes(stage.source) + (content_hashes(stage.off_task) if stage.off_task else [])
+        config["content"] = [
+            made for source in (stage.source, stage.off_task) if source for made in content_identities(source)
+        ]
         config = _without_paths(config)
     return config
 

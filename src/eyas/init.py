@@ -65,7 +65,7 @@ def write_recipe(path: Path, *, student: str, teacher: str, data: str, thinking:
         sizes = {role: size_of(found) for role, found in paths.items()}
         template = str(load_tokenizer(paths["student"]).chat_template or "")
         text = _render(
-            name=path.stem,
+            name=json.dumps(path.stem),
             student=json.dumps(student),
             teacher=json.dumps(teacher),
             millions={role: f"{size.parameters / 1e6:,.1f}" for role, size in sizes.items()},

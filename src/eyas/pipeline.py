@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from eyas.errors import ArtifactError, RecipeError
+from eyas.errors import ArtifactError, RecipeError, TrainingError
 from eyas.graph import Node, build_graph
 from eyas.preflight import check_recipe_pair, described
 from eyas.recipe import ModelSpec, Recipe, ReportStage
@@ -53,8 +53,8 @@ def run_recipe(
     Returns: node name -> artifact.
     Raises: EyasError; everything finished before it is kept and found again by the same command.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RecipeError(
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise TrainingError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: `eyas run` is one process and cannot run under torchrun. "
             "Start it alone."
         )
@@ -63,13 +63,13 @@ def run_recipe(
         set_threads(recipe.execution)
         nodes = build_graph(recipe, workspace=workspace)
         needed = list(nodes) if wanted is None else _needed(nodes, wanted)
+        with TemporaryDirectory() as scratch:
+            check_recipe_pair(recipe, described(nodes, Path(scratch)))
         with atomic_path(run / "recipe.yaml") as draft:
             draft.write_text(recipe_text)
         write_json(run / "resolved.json", recipe.model_dump(by_alias=True, mode="json"))
         before = _read_index(run, nodes)
         done: dict[str, Artifact] = {}
-        with TemporaryDirectory() as scratch:
-            check_recipe_pair(recipe, described(nodes, Path(scratch)))
         for number, node in enumerate(needed, start=1):
             done[node.name] = _finish(node, recipe, done, lambda: progress(node, number, len(needed)))  # noqa: B023
             write_json(
@@ -117,6 +117,7 @@ def _finish(
     with locked(node.directory, purpose=f"{node.type} {node.name}"):
         made = node.finished()
         if made is not None and not discard_damage(made):
+            _discard_private(node.directory)
             return made
         (node.directory / MANIFEST).unlink(missing_ok=True)
         remove_leftovers(node.directory)
@@ -133,11 +134,16 @@ def _finish(
             seconds=clock.seconds,
             made_on=describe_hardware(recipe.execution),
         )
-        (node.directory / CLOCK).unlink(missing_ok=True)
-        for name in PRIVATE:
-            shutil.rmtree(node.directory / name, ignore_errors=True)
+        _discard_private(node.directory)
         gc.collect()
         return made
+
+
+def _discard_private(directory: Path) -> None:
+    """Delete what only an unfinished stage needs."""
+    (directory / CLOCK).unlink(missing_ok=True)
+    for name in PRIVATE:
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def _make(
@@ -200,8 +206,8 @@ def read_summary(run: Path) -> dict[str, Any]:
     return summary
 
 
-def run_model(run: Path, role: str) -> Path:
-    """Directory of a run's model by role.
+def run_model(run: Path, role: str) -> Artifact:
+    """The artifact that holds a run's model of this role, in `model/`.
 
     Raises: ArtifactError, listing the roles there are.
     """
@@ -209,5 +215,4 @@ def run_model(run: Path, role: str) -> Path:
     if not link.is_dir():
         found = sorted(path.name for path in (run / "models").glob("*")) if (run / "models").is_dir() else []
         raise ArtifactError(f"{run}: no model {role!r}; found: {', '.join(found) or 'none, the run has not finished'}.")
-    open_artifact(link.resolve().parent)
-    return link
+    return open_artifact((link.parent / os.readlink(link)).parent)  # one link only: `model` itself may be another

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from eyas.errors import ArtifactError
@@ -48,7 +49,11 @@ def print_plan(recipe: Recipe, *, workspace: Path) -> None:
     estimator = Estimator(sizes=sizes, lengths=lengths, machine=machine, execution=recipe.execution)
     costs = {node.name: _cost(node, estimator) for node in nodes}
     states = states_of(nodes, workspace=workspace)
-    console.print(_table(nodes, states, costs, title=f"{recipe.name}: {len(nodes)} artifacts in {workspace}/artifacts"))
+    console.print(
+        _table(
+            nodes, states, costs, title=f"{recipe.name}: {len(nodes)} artifacts in {escape(str(workspace))}/artifacts"
+        )
+    )
     for line in report.lines():
         console.print(line)
     for name, size in sizes.items():
@@ -154,7 +159,8 @@ def states_of(nodes: Sequence[Node], *, workspace: Path) -> dict[str, str]:
         else:
             inputs = {field: fingerprints[name] for field, name in node.inputs.items()}
             similar = [found["config"] | found["inputs"] for found in earlier if found["stage"] == node.type]
-            states[node.name] = _difference({**node.config, **inputs}, similar)
+            hidden = "weights or version" if node.type == "model" else "seed, thinking format or version"
+            states[node.name] = _difference({**node.config, **inputs}, similar, hidden=hidden)
     return states
 
 
@@ -169,12 +175,15 @@ def _manifests(workspace: Path, *, besides: set[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def _difference(config: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str:
-    """Why a node whose inputs are all there is to be made: in what the most similar earlier artifact differs."""
+def _difference(config: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]], *, hidden: str) -> str:
+    """Why a node whose inputs are all there is to be made: in what the most similar earlier artifact differs.
+
+    `hidden` is what else decides its fingerprint.
+    """
     fields = min((_differing(config, found) for found in earlier), key=len, default=None)
     if fields is None or len(fields) > NAMED_DIFFERENCES:
         return "to do"
-    return f"to do, an earlier one differs in {', '.join(fields) or 'seed, thinking format or version'}"
+    return f"to do, an earlier one differs in {', '.join(fields) or hidden}"
 
 
 def _differing(config: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

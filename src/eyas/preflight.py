@@ -6,28 +6,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eyas.graph import Node
-from eyas.recipe import DistillStage, EvaluateStage, ModelSpec, PrepareStage, Recipe, RolloutStage, expand
+from eyas.recipe import EvaluateStage, ModelSpec, PrepareStage, Recipe, RolloutStage, SftStage, expand
 from eyas.records import MODES, Example, Mode
+from eyas.storage.artifacts import damaged_files
 from eyas.storage.models import describe
 from eyas.storage.preflight import PairReport, check_pair
-from eyas.tasks import load_examples
+from eyas.tasks import first_examples
 
 SAMPLE = 16
 """Examples that are rendered and tokenised as a sample."""
 
 
 def described(nodes: Sequence[Node], scratch: Path) -> dict[str, Path]:
-    """`student` and `teacher` -> a directory with config and tokenizer: the finished artifact's, else one in `scratch`.
+    """`student` and `teacher` -> a directory with config and tokenizer: the whole artifact's, else one in `scratch`.
 
     Raises: ModelError, if one cannot be had; no weights are downloaded to find that out.
     """
     paths = {}
     for node in nodes:
         if isinstance(node.stage, ModelSpec):
-            directory = node.directory if node.finished() is not None else scratch / node.name
-            if directory != node.directory:
-                describe(node.stage, directory)
-            paths[node.name] = directory / "model"
+            made = node.finished()
+            whole = made is not None and not damaged_files(made)
+            if not whole:
+                describe(node.stage, scratch / node.name)
+            paths[node.name] = (node.directory if whole else scratch / node.name) / "model"
     return paths
 
 
@@ -50,7 +52,7 @@ def sample_examples(recipe: Recipe) -> list[Example]:
     """A few training examples of the recipe's first prepare stage."""
     for stage in recipe.stages:
         if isinstance(stage, PrepareStage):
-            return list(load_examples(stage.source, split="train", count=SAMPLE, seed=recipe.seed))
+            return list(first_examples(stage.source, count=SAMPLE, seed=recipe.seed))
     return []
 
 
@@ -68,9 +70,6 @@ def longest_completion(recipe: Recipe) -> int:
     lengths = [
         stage.sampling.max_completion_tokens
         for stage in expand(recipe)
-        if isinstance(stage, RolloutStage | EvaluateStage)
-    ]
-    lengths += [
-        stage.rollout.sampling.max_completion_tokens for stage in recipe.stages if isinstance(stage, DistillStage)
+        if isinstance(stage, RolloutStage | EvaluateStage) or (isinstance(stage, SftStage) and stage.select == "best")
     ]
     return max(lengths, default=1)

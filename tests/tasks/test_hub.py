@@ -10,7 +10,7 @@ import pytest
 
 from eyas.errors import DataError, MissingExtra
 from eyas.recipe import HubSource, MixtureSource
-from eyas.tasks import content_hashes, load_examples
+from eyas.tasks import content_identities, load_examples
 
 COMMIT = "c" * 40
 
@@ -68,7 +68,7 @@ def test_a_sample_does_not_depend_on_the_order_of_the_rows_but_on_the_seed(hub: 
 def test_the_commit_that_the_fingerprint_names_is_the_one_that_is_read(hub: Hub) -> None:
     pinned = source(config="main", revision="v1", test_split="held")
     parts = [{"share": 1, "source": pinned}, {"share": 1, "source": {"type": "words"}}]
-    assert content_hashes(pinned) == content_hashes(MixtureSource(type="mixture", parts=parts)) == [COMMIT]
+    assert content_identities(pinned) == content_identities(MixtureSource(type="mixture", parts=parts)) == [COMMIT]
     list(load_examples(pinned, split="train", count=1, seed=0))
     list(load_examples(pinned, split="test", count=1, seed=0))
     assert hub.asked == [("somebody/sums", "main", split, COMMIT) for split in ("train", "held")]
@@ -76,8 +76,8 @@ def test_the_commit_that_the_fingerprint_names_is_the_one_that_is_read(hub: Hub)
 
 def test_without_a_network_the_revision_stands_as_written(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch)
-    assert content_hashes(source(revision="v1")) == ["v1"]
-    assert content_hashes(source()) == ["main"]
+    assert content_identities(source(revision="v1")) == ["v1"]
+    assert content_identities(source()) == ["main"]
 
 
 def test_a_cached_commit_is_named_without_a_network(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_a_cached_commit_is_named_without_a_network(hub: Hub, tmp_path: Path, mo
         return str(tmp_path / COMMIT / file)
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
-    assert content_hashes(source()) == [COMMIT]
+    assert content_identities(source()) == [COMMIT]
 
 
 @pytest.mark.parametrize("error", [DatasetsError, OSError, ValueError])

@@ -130,7 +130,7 @@ class TransformersEngine:
     def score(
         self, sequences: Sequence[tuple[Ids, Ids]], *, top_k: int, mass: float, temperature: float
     ) -> list[TeacherScores]:
-        """As `Engine.score`. Log-probs are rounded to float16; the captured mass is exact, 1 minus the tail's own sum.
+        """As `Engine.score`. Log-probs are rounded to float16; the captured mass is 1 minus the tail's own sum.
 
         Raises: DataError, if a sequence is longer than the context; OutOfMemory.
         """

@@ -1,6 +1,7 @@
 """Recipes: what a user writes. Loads without torch."""
 
-from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe, training_rounds
+from eyas.recipe.lineage import lineage, training_rounds
+from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
 from eyas.recipe.specs import (
     THINKING_FORMATS,
     ArithmeticSource,
@@ -64,6 +65,7 @@ __all__ = [
     "WordsSource",
     "check_references",
     "expand",
+    "lineage",
     "load_recipe",
     "parse_recipe",
     "training_rounds",

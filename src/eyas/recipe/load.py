@@ -13,7 +13,7 @@ from eyas.errors import RecipeError
 from eyas.recipe.explain import explain
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
-from eyas.recipe.stages import DistillStage, EvaluateStage, Kind, RolloutStage, ScoreStage, SftStage, Stage
+from eyas.recipe.stages import DistillStage, EvaluateStage, Kind, RolloutStage, ScoreStage, Stage
 
 
 class Recipe(Spec):
@@ -150,32 +150,3 @@ def check_references(stages: Sequence[Stage], *, has_teacher: bool, where: str =
                     f"{where}: stage {stage.name!r} wants {kind} in `{field}`, found {name!r}, {found}; {hint}"
                 )
         known[stage.name] = stage.makes
-
-
-def training_rounds(stages: Sequence[Stage], name: str, *, start: str) -> list[Stage]:
-    """What a token or time match counts: all training from the model `start` (exclusive) to `name`, the last first.
-
-    Each distillation comes with its scoring and its rollouts. Where `name` does not descend from `start`, its own
-    entry alone counts: one training, or all rounds of one distillation. Empty, if `name` is no stage that trains.
-    """
-    by_name = {stage.name: stage for stage in stages}
-    lineage: list[SftStage | DistillStage] = []
-    stage = by_name.get(name)
-    while isinstance(stage, SftStage | DistillStage):
-        lineage.append(stage)
-        if stage.model == start:
-            break
-        stage = by_name.get(stage.model)
-    else:
-        lineage = [made for made in lineage if made.name == name or _is_round(made, of=name)]
-    found: dict[str, Stage] = {}
-    for made in lineage:
-        found[made.name] = made
-        score = by_name.get(made.scores or "") if isinstance(made, DistillStage) else None
-        if isinstance(score, ScoreStage):
-            found |= {score.name: score, score.sequences: by_name[score.sequences]}
-    return list(found.values())
-
-
-def _is_round(stage: Stage, *, of: str) -> bool:
-    return isinstance(stage, DistillStage) and stage.name.startswith(f"{of}.")

@@ -10,6 +10,9 @@ import yaml
 from eyas.errors import RecipeError
 from eyas.recipe.specs import RESERVED, as_model_spec
 
+SMOKE_STEPS = 2
+"""Optimiser steps of a `--limit` run: the second one starts from an update, and a minute is enough for ten stages."""
+
 
 def parse_yaml(text: str, *, where: str) -> Any:
     """The value of a YAML text, every alias a copy of its own: changing one place leaves the others.
@@ -80,7 +83,7 @@ def _entry(node: Any, key: str, *, at: str, where: str) -> Any:
 
 
 def limited(data: dict[str, Any], limit: int) -> dict[str, Any]:
-    """The recipe as a smoke run of its own name: `limit` examples a split and optimiser steps a training stage.
+    """The recipe as a smoke run of its own name: `limit` examples a split, SMOKE_STEPS updates a training stage.
 
     Raises: RecipeError, for a limit below 2.
     """
@@ -97,7 +100,7 @@ def limited(data: dict[str, Any], limit: int) -> dict[str, Any]:
             }
             stage.pop("match_seconds", None)  # a smoke run's seconds are start-up, and would buy a long training
             stage["training"] = {**training, "batch_size": min(training.get("batch_size", limit), limit)} | (
-                {} if stage.get("match_tokens") else {"steps": limit}
+                {} if stage.get("match_tokens") else {"steps": SMOKE_STEPS}
             )
         if stage["type"] == "evaluate":
             stage["divergence_prompts"] = min(stage.get("divergence_prompts", limit), limit)

@@ -214,6 +214,12 @@ class DistillStage(StageSpec):
     curriculum: CurriculumSpec = CurriculumSpec()
     """Order and weight of the examples; by default shuffled, all alike."""
 
+    @model_validator(mode="after")
+    def _labels_for_ce(self) -> DistillStage:
+        if self.loss.ce_on == "label" and self.scores is None and self.prefix != "label":
+            raise ValueError(f"`loss.ce_on: label` needs `prefix: label`: {self.prefix} prefixes are no labels")
+        return self
+
     def references(self) -> dict[str, tuple[str, Kind]]:
         found: dict[str, tuple[str, Kind]] = {"model": (self.model, "model"), "data": (self.data, "examples")}
         optional: dict[str, tuple[str | None, Kind]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from eyas.recipe import DistillStage, EvaluateStage, Recipe, ScoreStage, SftStage, Stage, expand
+from eyas.recipe import DistillStage, EvaluateStage, Recipe, ScoreStage, SftStage, Stage, expand, lineage
 from eyas.records import MODES, Mode
 from eyas.storage.artifacts import MANIFEST, Artifact, read_json
 from eyas.storage.shards import shard_paths
@@ -120,31 +120,23 @@ class Evidence:
         Back to the start for a run that has no such role; empty for the student, the teacher and `sft` itself.
         """
         shared = self.model_name("sft") if "sft" in self.evaluations else None
-        found: list[str] = []
-        model = self.model_name(role)
-        while model != shared and isinstance(stage := self.stages.get(model), SftStage | DistillStage):
-            found.append(model)
-            found += self._made_for(stage)
-            model = stage.model
-        return [name for name in self.stages if name in found]
-
-    def _made_for(self, stage: SftStage | DistillStage) -> list[str]:
-        names: list[str | None] = [stage.curriculum.rollouts, stage.curriculum.pseudo_answers]
-        if isinstance(stage, SftStage):
-            names.append(stage.sequences)
-        elif stage.scores is not None and isinstance(score := self.stages.get(stage.scores), ScoreStage):
-            names += [score.name, score.sequences]
-        return [name for name in names if name is not None]
+        return [stage.name for stage in lineage(list(self.stages.values()), self.model_name(role), start=shared)]
 
     def budget(self, role: str) -> Budget:
-        """Trained tokens and seconds of `lineage`."""
-        made = [self.artifacts[name] for name in self.lineage(role)]
+        """Trained tokens and seconds of `lineage`, an artifact that two of its stages share counted once."""
+        made = list({self.artifacts[name].path: self.artifacts[name] for name in self.lineage(role)}.values())
         trained = [artifact for artifact in made if artifact.stage in ("sft", "distill")]
         return Budget(
             trained_tokens=sum(artifact.facts["tokens"] for artifact in trained),
             train_seconds=sum(artifact.seconds for artifact in trained),
             data_seconds=sum(artifact.seconds for artifact in made if artifact not in trained),
         )
+
+    def seconds(self, name: str) -> float:
+        """Wall-clock seconds of a stage; 0 where its artifact is an earlier stage's."""
+        path = self.artifacts[name].path
+        first = next(stage for stage in self.stages if self.artifacts[stage].path == path)
+        return self.artifacts[name].seconds if first == name else 0.0
 
     def trainings(self) -> list[str]:
         """Stages that train, in order."""

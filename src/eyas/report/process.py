@@ -161,7 +161,7 @@ def cache(evidence: Evidence) -> list[tuple[str, dict[str, Any]]]:
 
 def costs(evidence: Evidence) -> list[CostRow]:
     """Every stage in order."""
-    seconds = {name: evidence.artifacts[name].seconds for name in evidence.stages}
+    seconds = {name: evidence.seconds(name) for name in evidence.stages}
     longest = max(seconds.values(), default=0) or 1.0
     return [
         CostRow(name, evidence.artifacts[name].stage, spent, spent / longest, evidence.tokens(name))

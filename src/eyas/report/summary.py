@@ -18,7 +18,7 @@ def summarise(evidence: Evidence, comparisons: Sequence[Comparison], verdict: Ve
         "models": {role: _model(evidence.facts(role)) for role in evidence.roles},
         "comparisons": [comparison.as_dict() for comparison in comparisons],
         "cost": {
-            name: {"seconds": round(evidence.artifacts[name].seconds, 3), "tokens": evidence.tokens(name)}
+            name: {"seconds": round(evidence.seconds(name), 3), "tokens": evidence.tokens(name)}
             for name in evidence.stages
         },
         "cache": cache_statistics(evidence),

@@ -8,7 +8,7 @@ from typing import Literal
 
 from eyas.report.compare import Comparison
 from eyas.report.evidence import Evidence
-from eyas.report.words import in_text, label, percent, points
+from eyas.report.words import in_text, percent, points
 
 RIVALS = ("control", "seqkd", "control_seconds")
 """What distillation has to beat, in the order in which a defeat is told."""
@@ -104,7 +104,7 @@ def _without_rivals(against: Mapping[str, list[Comparison]]) -> str:
 
 def _missing(rivals: Mapping[str, object]) -> list[str]:
     return [
-        f"This run has no {label(role).lower()}: {why}."
+        f"This run has no {in_text(role).removeprefix('the ')}: {why}."
         for role, why in (
             ("control", "the gain of training on labels for as many tokens is unknown"),
             ("seqkd", "the gain of training on the teacher’s text alone is unknown"),
@@ -121,9 +121,11 @@ def _shortfall(evidence: Evidence) -> list[str]:
     for role, what in (("control", "training tokens"), ("seqkd", "training tokens"), ("control_seconds", "time")):
         if role in evidence.evaluations:
             spent = evidence.budget(role)
-            share = spent.seconds / max(own.seconds, 1e-9)
-            if what == "training tokens":
-                share = spent.trained_tokens / max(own.trained_tokens, 1)
+            share = (
+                spent.seconds / max(own.seconds, 1e-9)
+                if what == "time"
+                else spent.trained_tokens / max(own.trained_tokens, 1)
+            )
             if share < 0.95:
                 name = in_text(role) if role == "seqkd" else in_text(role).capitalize()
                 told.append(f"{name} got only {percent(share, 0)} % of distillation’s {what}.")
@@ -151,7 +153,8 @@ def _forgetting(evidence: Evidence) -> list[str]:
 
 
 def _gap(evidence: Evidence) -> list[str]:
-    """How much of the way from the control (else from SFT) to the teacher was made, where that is over 2 points."""
+    """How much of the way from the control (else from SFT) to the teacher was made, where any of it was and the way
+    is longer than 2 points."""
     origin = next((role for role in ("control", "sft") if role in evidence.evaluations), None)
     if origin is None or "teacher" not in evidence.evaluations:
         return []
@@ -160,7 +163,7 @@ def _gap(evidence: Evidence) -> list[str]:
         start, end, goal = (
             evidence.facts(role)["accuracy"].get(mode, {}).get("value") for role in (origin, "distilled", "teacher")
         )
-        if None not in (start, end, goal) and goal - start > 0.02:
+        if None not in (start, end, goal) and goal - start > 0.02 and end >= start:
             parts.append(f"{percent((end - start) / (goal - start), 0)} % in {mode} mode")
     gap = f"Of the gap between {in_text(origin)} and the teacher, distillation closed"
     return [f"{gap} {' and '.join(parts)}."] if parts else []

@@ -17,7 +17,7 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
     """Train and write `model/`.
 
     Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence is too long or none can carry
-        the cross-entropy term that the loss asks for.
+        be told correct though the loss asks for it.
     """
     sequences = list(read_records(context.inputs["sequences"].path / "sequences", kind=SequenceRecord))
     items, too_long = fit_length(_scored(stage, context, sequences), max_length=stage.training.max_length)
@@ -51,10 +51,10 @@ def _scored(stage: DistillStage, context: StageContext, sequences: list[Sequence
         TrainingItem(sequence, cross_entropy=_carries_ce(stage, sequence), scores=by_hash[sequence.token_hash])
         for sequence in sequences
     ]
-    if stage.loss.kd_weight < 1 and not any(item.cross_entropy for item in items):
+    if stage.loss.ce_on == "correct" and all(sequence.grade is None for sequence in sequences):
         raise DataError(
-            f"stage {stage.name!r}: loss.ce_on is {stage.loss.ce_on!r}, but none of the {len(items)} sequences is: "
-            "unlabelled prompts have no grade. Set loss.ce_on to `all`, loss.lambda to 1, or rollout.prompts to `all`."
+            f"stage {stage.name!r}: loss.ce_on is `correct`, but none of the {len(items)} sequences has a grade: "
+            "their prompts have no answer. Set loss.ce_on to `all` or rollout.prompts to `all`."
         )
     return items
 

@@ -106,7 +106,7 @@ def _validator(stage: SftStage, context: StageContext) -> Any:
     tokenizer = load_tokenizer(path)
     stop = stop_ids(tokenizer, path)
     examples = list(read_records(context.inputs["data"].path / "examples" / "validation", kind=Example))
-    jobs = [(example, mode, 0) for mode in stage.modes for example in examples]
+    jobs = [(example, mode, 0) for mode in MODES if mode in stage.modes for example in examples]
 
     def validate(model: PreTrainedModel) -> float:
         respondent = Respondent(

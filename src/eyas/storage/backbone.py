@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -75,16 +73,6 @@ def attach_loss(model: PreTrainedModel, loss: LossSpec) -> None:
         )
 
     model.forward = forward
-
-
-@contextmanager
-def without_loss(model: PreTrainedModel) -> Iterator[None]:
-    """The class's own forward for a while; then the same object again, autocast that accelerate put on it included."""
-    forward = model.__dict__.pop("forward")
-    try:
-        yield
-    finally:
-        model.forward = forward
 
 
 def detach_loss(model: PreTrainedModel) -> None:

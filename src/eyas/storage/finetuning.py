@@ -18,7 +18,7 @@ from eyas.errors import ArtifactError, DataError
 from eyas.recipe import CurriculumSpec, LossSpec, TrainingSpec
 from eyas.records import Mode, SequenceRecord, seed_for
 from eyas.storage.artifacts import Artifact, atomic_path, read_json, write_json
-from eyas.storage.backbone import attach_loss, detach_loss, without_loss
+from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.context import Progress, StageContext
 from eyas.storage.models import device_of, load_model, save_model
@@ -29,6 +29,8 @@ from eyas.storage.training import train, write_log
 Validate = Callable[[PreTrainedModel], float]
 WEIGHTS = "trainable.safetensors"
 """A candidate's trainable weights."""
+ACCURACY = "accuracy.json"
+"""What validation found."""
 
 
 def fit_length(items: Sequence[TrainingItem], *, max_length: int) -> tuple[list[TrainingItem], int]:
@@ -200,10 +202,9 @@ class _Candidates:
 
     def consider(self, step: int, model: PreTrainedModel, validate: Validate | None) -> None:
         """Measure what an earlier attempt has not; keep the accuracy, and the weights if it is the highest so far."""
-        if validate is None or self._path(step).is_dir():
+        if validate is None or (self._path(step) / ACCURACY).is_file():
             return
-        with without_loss(model):
-            accuracy = validate(model)
+        accuracy = validate(model)
         before = self._accuracies()
         with atomic_path(self._path(step)) as draft:
             draft.mkdir(parents=True)
@@ -214,7 +215,7 @@ class _Candidates:
                     if value.requires_grad
                 }
                 save_file(weights, draft / WEIGHTS)
-            write_json(draft / "accuracy.json", {"step": step, "accuracy": accuracy})
+            write_json(draft / ACCURACY, {"step": step, "accuracy": accuracy})
         kept = self._path(_best(self._accuracies())["step"])
         for path in self._root.glob(f"step-*/{WEIGHTS}"):
             if path.parent != kept:
@@ -229,7 +230,7 @@ class _Candidates:
         missing = sorted(set(selections) - {row["step"] for row in found})
         if missing or not (self._path(_best(found)["step"]) / WEIGHTS).is_file():
             raise ArtifactError(
-                f"{self._root}: what validation found is gone (steps {missing or _best(found)['step']}). "
+                f"{self._root}: what validation found at steps {missing or _best(found)['step']} is gone. "
                 f"Delete {self._root.parent} and run the same command again to redo this stage."
             )
         best = _best(found)
@@ -240,7 +241,7 @@ class _Candidates:
         return self._root / f"step-{step:08d}"
 
     def _accuracies(self) -> list[dict[str, Any]]:
-        return [read_json(path / "accuracy.json") for path in sorted(self._root.glob("step-*"))]
+        return [read_json(path) for path in sorted(self._root.glob(f"step-*/{ACCURACY}"))]
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

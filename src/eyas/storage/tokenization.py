@@ -67,7 +67,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, path: Path) -> tuple[int, ...]:
 
     A base model's EOS is often not its template's end of turn (Qwen3-Base: <|endoftext|> and <|im_end|>).
 
-    Raises: ModelError, if there is none.
+    Raises: ModelError, if there is none, or a config is not JSON.
     """
     turn = end_of_turn(tokenizer)
     found: list[int] = [] if turn is None else [turn]
@@ -75,7 +75,10 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, path: Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         file = path / name
         if file.is_file():
-            value = json.loads(file.read_text()).get("eos_token_id")
+            try:
+                value = json.loads(file.read_text()).get("eos_token_id")
+            except ValueError as error:
+                raise ModelError(f"{file}: not readable ({error}). Download or make the model again.") from error
             found += [value] if isinstance(value, int) else (value or [])
     if not found:
         raise ModelError(f"{path}: neither tokenizer nor generation config has an EOS token; set `eos_token`.")

@@ -153,7 +153,7 @@ class EyasTrainer(Trainer):
 class _StepCallback(TrainerCallback):
     """Moves the progress bar and calls `select` after its steps."""
 
-    def __init__(self, progress: Progress, selections: Sequence[int], select: Callable[[int], float | None]) -> None:
+    def __init__(self, progress: Progress, selections: Sequence[int], select: Callable[[int], None]) -> None:
         self._progress, self._selections, self._select = progress, set(selections), select
         self._note = ""
 
@@ -181,7 +181,7 @@ def train(
     clock: StageClock,
     progress: Progress,
     selections: Sequence[int] = (),
-    select: Callable[[int], float | None] = lambda _: None,
+    select: Callable[[int], None] = lambda _: None,
 ) -> Trained:
     """Train in place from the newest valid checkpoint in `directory`, or from the start.
 

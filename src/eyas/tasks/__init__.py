@@ -40,19 +40,36 @@ def load_examples(source: DataSource, *, split: Split, count: int, seed: int) ->
     if isinstance(source, ReasoningGymSource):
         return islice(reasoning_gym.draw(source, split=split, seed=seed), count)
     if isinstance(source, FileSource | HubSource):
-        drawn = files.draw(source, split=split) if isinstance(source, FileSource) else hub.draw(source, split=split)
-        of_split = (example for example, of in drawn if of == split)
-        return iter(files.sample(of_split, count=count, seed=seed, answered_first=split != "train"))
+        return iter(files.sample(_of_split(source, split), count=count, seed=seed, answered_first=split != "train"))
     return _generated(source, split=split, count=count, seed=seed)
 
 
-def content_hashes(source: DataSource) -> list[str]:
+def first_examples(source: DataSource, *, count: int, seed: int) -> Iterator[Example]:
+    """At most `count` training examples, those met first: a look at the data that does not read all of a file.
+
+    Raises: as `load_examples`.
+    """
+    if isinstance(source, MixtureSource):
+        share = -(-count // len(source.parts))
+        found = (item for part in source.parts for item in first_examples(part.source, count=share, seed=seed))
+        return islice(found, count)
+    if isinstance(source, FileSource | HubSource):
+        return islice(_of_split(source, "train"), count)
+    return load_examples(source, split="train", count=count, seed=seed)
+
+
+def _of_split(source: FileSource | HubSource, split: Split) -> Iterator[Example]:
+    drawn = files.draw(source, split=split) if isinstance(source, FileSource) else hub.draw(source, split=split)
+    return (example for example, of in drawn if of == split)
+
+
+def content_identities(source: DataSource) -> list[str]:
     """What a source's examples are made from, in order: a file's SHA-256, a hub data set's commit, a package's version.
 
     Raises: DataError, if a file cannot be read; MissingExtra, without the package.
     """
     if isinstance(source, MixtureSource):
-        return [found for part in source.parts for found in content_hashes(part.source)]
+        return [found for part in source.parts for found in content_identities(part.source)]
     if isinstance(source, HubSource):
         return [hub.commit_of(source)]
     if isinstance(source, ReasoningGymSource):
