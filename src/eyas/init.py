@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +25,8 @@ from eyas.storage.models import describe
 from eyas.storage.tokenization import load_tokenizer
 from eyas.tasks.files import read_jsonl
 
-LEARNING_RATES = ((5e6, 2e-3), (50e6, 5e-4), (300e6, 1e-4), (700e6, 3e-5), (float("inf"), 1e-5))
-"""(largest student, learning rate): 1e-5 at 1 B is that of arXiv 2605.05940, 2e-3 the quickstart's; by size between."""
+LEARNING_RATES = ((5e6, 4e-3), (50e6, 5e-4), (300e6, 1e-4), (700e6, 3e-5), (float("inf"), 1e-5))
+"""(largest student, learning rate): 1e-5 at 1 B is that of arXiv 2605.05940, 4e-3 the quickstart's; by size between."""
 TINY = 5e6
 """Parameters up to which a student is trained as the embedded one is: short completions, large batches."""
 LABEL_SHARE = 0.3
@@ -64,17 +65,16 @@ def write_recipe(path: Path, *, student: str, teacher: str, data: str, thinking:
             paths[role] = Path(scratch) / role / "model"
         sizes = {role: size_of(found) for role, found in paths.items()}
         template = str(load_tokenizer(paths["student"]).chat_template or "")
-        text = _render(
-            name=json.dumps(path.stem),
-            student=json.dumps(student),
-            teacher=json.dumps(teacher),
-            millions={role: f"{size.parameters / 1e6:,.1f}" for role, size in sizes.items()},
-            data=None if data == ARITHMETIC else json.dumps(data),
-            thinking=thinking or _thinking_of(template),
-            reasoned=rows.reasoned,
-            **_counts(rows),
-            **_training(sizes["student"]),
-        )
+        values = {
+            "name": json.dumps(path.stem),
+            "student": json.dumps(student),
+            "teacher": json.dumps(teacher),
+            "millions": {role: f"{size.parameters / 1e6:,.1f}" for role, size in sizes.items()},
+            "data": None if data == ARITHMETIC else json.dumps(data),
+            "thinking": thinking or _thinking_of(template),
+            "reasoned": rows.reasoned,
+        }
+        text = _render(values | _counts(rows) | _training(sizes["student"]))
         report = check_recipe_pair(parse_recipe(yaml.safe_load(text), where=str(path)), paths)
     with atomic_path(path) as draft:
         draft.write_text(text, encoding="utf-8")
@@ -144,7 +144,7 @@ def _training(student: ModelSize) -> dict[str, Any]:
     }
 
 
-def _render(**values: Any) -> str:
+def _render(values: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("eyas", "."),
         undefined=StrictUndefined,
