@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,9 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eyas.engines.base import Ids, Request, Sampled
-from eyas.engines.cache import PreallocatedCache, left_pad
-from eyas.engines.sampling import next_tokens, uniform_streams
-from eyas.errors import DataError, ModelError, OutOfMemory
+from eyas.engines.decoding import Decoder
+from eyas.errors import DataError, OutOfMemory
 from eyas.losses import CHUNK_ELEMENTS, Head, sparse_divergence
 from eyas.packing import padded_rows
 from eyas.recipe import ExecutionSpec, SamplingSpec
@@ -21,10 +19,6 @@ from eyas.records import TeacherScores, token_hash
 from eyas.storage.backbone import head_of, hidden_states
 from eyas.storage.batches import TrainingItem, collate
 from eyas.storage.hardware import is_out_of_memory
-
-COMPACT_BELOW = 0.75
-"""Finished rows leave the batch once fewer than this share of its rows are still being decoded."""
-
 
 class TransformersEngine:
     """Generates and scores with a model in memory; see `Engine`.
@@ -37,16 +31,13 @@ class TransformersEngine:
         self._model, self._execution = model, execution
         self._context = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
         self._vocabulary = vocabulary
-        parameters = inspect.signature(model.get_decoder().forward).parameters
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
-        """Renamed in transformers 5; the other name would be swallowed, and decoding see the last token alone."""
 
     def _head(self) -> Head:
         head = head_of(self._model)
         return lambda hidden_ND: head(hidden_ND)[..., : self._vocabulary]
 
     def generate(self, requests: Sequence[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
-        """As `Engine.generate`. Batches are cut from requests sorted by prompt length.
+        """As `Engine.generate`, by continuous batching (engines/decoding.py).
 
         Raises: DataError, if a prompt leaves no room for a completion; ModelError, if the model has no
             key-value cache; OutOfMemory.
@@ -56,76 +47,12 @@ class TransformersEngine:
             raise DataError(
                 f"a prompt of {longest} tokens does not fit the model's context of {self._context}. Shorten or drop it."
             )
-        order = sorted(range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index))
-        made: dict[int, Sampled] = {}
-        size = self._execution.generation_batch_size
+        if not requests:
+            return []
+        decoder = Decoder(self._model, self._head(), sampling=sampling, stop=stop, context=self._context)
         with self._evaluating("execution.generation_batch_size"):
-            for start in range(0, len(order), size):
-                batch = order[start : start + size]
-                results = self._decode([requests[index] for index in batch], sampling=sampling, stop=stop)
-                made |= dict(zip(batch, results, strict=True))
+            made = dict(decoder.run(requests, slots=self._execution.generation_batch_size))
         return [made[index] for index in range(len(requests))]
-
-    def _decode(self, requests: list[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
-        device = self._model.device
-        ids_BT, mask_BT = left_pad([request.prompt_ids for request in requests], pad_id=stop[0], device=device)
-        width = ids_BT.shape[1]
-        limits = torch.tensor(
-            [min(sampling.max_completion_tokens, self._context - len(item.prompt_ids)) for item in requests]
-        )
-        limit = int(limits.max())
-        padded = bool((mask_BT == 0).any())
-        positions_BT = (mask_BT.cumsum(dim=-1) - 1).clamp(min=0)
-        uniforms = uniform_streams([request.seed for request in requests], limit) if sampling.temperature > 0 else None
-        cache = PreallocatedCache(self._model, capacity=width + limit)
-        head = self._head()
-        rows = torch.arange(len(requests))
-        ended, stopped = torch.zeros(2, len(requests), dtype=torch.bool)
-        ids = torch.zeros(len(requests), limit, dtype=torch.long)
-        logprobs = torch.zeros(len(requests), limit)
-        lengths = limits.clone()
-        stops = torch.tensor(stop)
-        inputs, positions = ids_BT, positions_BT
-        for step in range(limit):
-            hidden_BTD = self._model.get_decoder()(
-                input_ids=inputs,
-                attention_mask=mask_BT if padded else None,
-                position_ids=positions,
-                use_cache=True,
-                **{self._cache_name: cache},
-            ).last_hidden_state
-            if cache.get_seq_length() != width + step:
-                raise ModelError(
-                    f"{type(self._model).__name__} keeps no key-value cache that eyas can preallocate, so it cannot "
-                    "be sampled from. Use a decoder with full or sliding-window attention."
-                )
-            drawn = None if uniforms is None else uniforms[rows, step]
-            tokens, scores = next_tokens(head(hidden_BTD[:, -1]), drawn, sampling=sampling)
-            ids[rows, step], logprobs[rows, step] = tokens.cpu(), scores.float().cpu()
-            now_stopped = rows[torch.isin(tokens.cpu(), stops) & ~ended[rows]]
-            lengths[now_stopped] = step + 1
-            stopped[now_stopped] = True
-            ended = stopped | (limits <= step + 1)
-            alive = ~ended[rows]
-            if not alive.any():
-                break
-            if alive.float().mean() < COMPACT_BELOW:
-                keep = alive.nonzero().squeeze(-1)
-                cache.keep_rows(keep.to(device))
-                rows, tokens = rows[keep], tokens[keep.to(device)]
-                positions, mask_BT = positions[keep.to(device)], mask_BT[keep.to(device)]
-            inputs = tokens.unsqueeze(-1)
-            positions = positions[:, -1:] + 1
-            if padded:
-                mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(mask_BT), 1)], dim=-1)
-        return [
-            Sampled(
-                completion_ids=ids[row, : lengths[row]].tolist(),
-                logprobs=logprobs[row, : lengths[row]].tolist(),
-                finish_reason="stop" if stopped[row] else "length",
-            )
-            for row in range(len(requests))
-        ]
 
     def score(
         self, sequences: Sequence[tuple[Ids, Ids]], *, top_k: int, mass: float, temperature: float

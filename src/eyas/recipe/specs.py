@@ -218,6 +218,8 @@ class SamplingSpec(Spec):
     """0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling (arXiv 1904.09751); 1 keeps the whole distribution."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Of these, tokens with at least this share of the most probable one's probability (arXiv 2407.01082); 0 keeps all."""
     max_completion_tokens: int = Field(default=256, ge=1)
     """A completion that reaches this is cut, gets no EOS and the finish reason `length`."""
 
