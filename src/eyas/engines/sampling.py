@@ -29,7 +29,7 @@ def next_tokens(logits_BV: Tensor, uniforms_B: Tensor | None, *, sampling: Sampl
     """
     if uniforms_B is None:
         return logits_BV.argmax(dim=-1), torch.zeros(len(logits_BV), device=logits_BV.device)
-    scaled_BV = logits_BV.float() / sampling.temperature
+    scaled_BV = logits_BV.float() if sampling.temperature == 1 else logits_BV.float() / sampling.temperature
     weights_BV = (scaled_BV - scaled_BV.amax(dim=-1, keepdim=True)).exp_()
     if sampling.top_p < 1:
         weights_BV.masked_fill_(weights_BV < _nucleus_floor(weights_BV, sampling.top_p), 0.0)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from eyas.engines.base import Ids, Request, Sampled
 from eyas.engines.decoding import Decoder
+from eyas.engines.packed_weights import packed_weights
 from eyas.errors import DataError, OutOfMemory
 from eyas.losses import CHUNK_ELEMENTS, Head, sparse_divergence
 from eyas.packing import padded_rows
@@ -50,8 +51,9 @@ class TransformersEngine:
         if not requests:
             return []
         decoder = Decoder(self._model, self._head(), sampling=sampling, stop=stop, context=self._context)
-        with self._evaluating("execution.generation_batch_size"):
-            made = dict(decoder.run(requests, slots=self._execution.generation_batch_size))
+        slots = min(self._execution.generation_batch_size, len(requests))
+        with self._evaluating("execution.generation_batch_size"), packed_weights(self._model, rows=slots):
+            made = dict(decoder.run(requests, slots=slots))
         return [made[index] for index in range(len(requests))]
 
     def score(
