@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,11 +18,13 @@ from eyas.engines.sampling import next_tokens, uniform_streams
 from eyas.errors import DataError, ModelError, OutOfMemory
 from eyas.losses import CHUNK_ELEMENTS, Head, sparse_divergence
 from eyas.packing import padded_rows
-from eyas.recipe import ExecutionSpec, SamplingSpec
-from eyas.records import TeacherScores, token_hash
+from eyas.recipe import ExecutionSpec, SamplingSpec, ScoreSpec
+from eyas.records import seed_for, token_hash
 from eyas.storage.backbone import head_of, hidden_states
 from eyas.storage.batches import TrainingItem, collate
 from eyas.storage.hardware import is_out_of_memory
+from eyas.storage.scores import TeacherScores
+from eyas.targets import draw_targets
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch once fewer than this share of its rows are still being decoded."""
@@ -127,32 +131,29 @@ class TransformersEngine:
             for row in range(len(requests))
         ]
 
-    def score(
-        self, sequences: Sequence[tuple[Ids, Ids]], *, top_k: int, mass: float, temperature: float
-    ) -> list[TeacherScores]:
-        """As `Engine.score`. Log-probs are rounded to float16; the captured mass is 1 minus the tail's own sum.
+    def score(self, sequences: Sequence[tuple[Ids, Ids]], *, spec: ScoreSpec, seed: int = 0) -> list[TeacherScores]:
+        """As `Engine.score`.
 
         Raises: DataError, if a sequence is longer than the context; OutOfMemory.
         """
         head = self._head()
+        hashes = [token_hash(*sequence) for sequence in sequences]
         made: dict[int, TeacherScores] = {}
         with self._evaluating("execution.scoring_batch_size"):
             for batch, hidden_ND, labels_N in self._completions(sequences):
-                pieces = []
+                parts = [(hashes[index], len(sequences[index][1])) for index in batch]
+                uniforms_NS = _uniforms(parts, seed=seed, spec=spec)
                 size = max(1, CHUNK_ELEMENTS // self._model.config.vocab_size)
+                pieces = []
                 for start in range(0, len(hidden_ND), size):
-                    logits = head(hidden_ND[start : start + size]).float() / temperature
-                    normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-                    values, ids = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
-                    own = logits.gather(-1, labels_N[start : start + size, None])
-                    tail = torch.logsumexp(logits.scatter(-1, ids, -torch.inf), dim=-1, keepdim=True)
-                    pieces.append((ids, *(part - normaliser for part in (values, tail, own))))
-                columns = [torch.cat(part).cpu() for part in zip(*pieces, strict=True)]
-                start = 0
-                for index in batch:
-                    end = start + len(sequences[index][1])
-                    made[index] = _teacher_scores(*sequences[index], *(part[start:end] for part in columns), mass=mass)
-                    start = end
+                    rows = slice(start, start + size)
+                    logits = head(hidden_ND[rows]).float() / spec.temperature
+                    pieces.append(_described(logits, labels_N[rows], uniforms_NS[rows], spec=spec))
+                columns = [torch.cat(part).cpu().numpy() for part in zip(*pieces, strict=True)]
+                end = 0
+                for index, (key, length) in zip(batch, parts, strict=True):
+                    start, end = end, end + length
+                    made[index] = _teacher_scores(key, [part[start:end] for part in columns], spec=spec)
         return [made[index] for index in range(len(sequences))]
 
     def divergence(self, items: Sequence[TrainingItem]) -> tuple[float, int]:
@@ -179,8 +180,8 @@ class TransformersEngine:
 
     def nll(self, sequences: Sequence[tuple[Ids, Ids]]) -> tuple[float, int]:
         """(sum of the completions' negative log-likelihood, nats; completion tokens)."""
-        scores = self.score(sequences, top_k=1, mass=1.0, temperature=1.0)
-        return -sum(sum(item.token_logprobs) for item in scores), sum(len(item.token_logprobs) for item in scores)
+        scores = self.score(sequences, spec=ScoreSpec(top_k=1))
+        return -sum(float(item.token_logprobs.sum()) for item in scores), sum(len(item.counts) for item in scores)
 
     def _collated(self, items: Sequence[TrainingItem]) -> Iterator[dict[str, Tensor]]:
         lengths = [item.length for item in items]
@@ -228,22 +229,28 @@ class TransformersEngine:
             self._model.train(training)
 
 
-def _teacher_scores(
-    prompt_ids: Ids, completion_ids: Ids, ids_TK: Tensor, logprobs_TK: Tensor, tail_T1: Tensor, own_T1: Tensor, *,
-    mass: float,
-) -> TeacherScores:  # fmt: skip
-    """Cut each list where its mass reaches `mass`. The mass of the first j is 1 minus all after them, tail included:
-    summed from the small end, so that it is exact where it is nearly 1."""
-    after_TK = torch.cat([logprobs_TK[:, 1:], tail_T1], dim=-1).double().exp().flip(-1).cumsum(dim=-1).flip(-1)
-    captured_TK = (1.0 - after_TK).clamp(min=0.0)
-    width = ids_TK.shape[-1]
-    wanted_TK = captured_TK < mass if mass < 1 else torch.ones_like(captured_TK, dtype=torch.bool)
-    counts = (wanted_TK.sum(dim=-1) + 1).clamp(max=width).tolist()
-    ids, logprobs = ids_TK.tolist(), logprobs_TK.half().float().tolist()
-    return TeacherScores(
-        token_hash=token_hash(prompt_ids, completion_ids),
-        ids=[row[:count] for row, count in zip(ids, counts, strict=True)],
-        logprobs=[row[:count] for row, count in zip(logprobs, counts, strict=True)],
-        token_logprobs=own_T1.squeeze(-1).tolist(),
-        captured_mass=[float(captured_TK[row, count - 1]) for row, count in enumerate(counts)],
-    )
+def _uniforms(parts: Sequence[tuple[str, int]], *, seed: int, spec: ScoreSpec) -> Tensor:
+    """[N, samples] for (token hash, tokens) one after another, each from its own stream; [N, 0] where none is drawn."""
+    if spec.target == "top_k":
+        return torch.empty(sum(length for _, length in parts), 0)
+    streams = [uniform_streams([seed_for(seed, key)], length * spec.samples) for key, length in parts]
+    return torch.cat(streams, dim=-1).view(-1, spec.samples)
+
+
+def _described(logits_NV: Tensor, labels_N: Tensor, uniforms_NS: Tensor, *, spec: ScoreSpec) -> tuple[Tensor, ...]:
+    """(ids, log-probs, tail, the labels' log-probs), or (ids, draws, the labels' log-probs) of a sampled target."""
+    normaliser_N1 = torch.logsumexp(logits_NV, dim=-1, keepdim=True)
+    own_N = (logits_NV.gather(-1, labels_N[:, None]) - normaliser_N1).squeeze(-1)
+    if spec.target == "random_sampling":
+        return *draw_targets(logits_NV, uniforms_NS.to(logits_NV.device)), own_N
+    values_NK, ids_NK = logits_NV.topk(min(spec.top_k, logits_NV.shape[-1]), dim=-1)
+    tail_N1 = torch.logsumexp(logits_NV.scatter(-1, ids_NK, -torch.inf), dim=-1, keepdim=True)
+    return ids_NK, values_NK - normaliser_N1, (tail_N1 - normaliser_N1).squeeze(-1), own_N
+
+
+def _teacher_scores(key: str, columns: Sequence[NDArray[Any]], *, spec: ScoreSpec) -> TeacherScores:
+    if spec.target == "random_sampling":
+        ids_TS, draws_TS, own_T = columns
+        return TeacherScores.from_draws(key, ids_TS, draws_TS, own_T)
+    ids_TK, logprobs_TK, tail_T, own_T = columns
+    return TeacherScores.from_top_k(key, ids_TK, logprobs_TK, tail_T, own_T, mass=spec.mass)
