@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -51,37 +52,47 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
     Entry lists are padded to the longest K with the row's first id and log-prob -inf (see losses.py); all items have
     scores, or none.
     """
-    width = max(sum(items[index].length for index in row) for row in rows)
-    input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    position_ids = np.zeros((len(rows), width), dtype=np.int64)
     order = [items[index] for row in rows for index in row]
-    positions: list[NDArray[np.int64]] = []
-    for number, row in enumerate(rows):
-        start = 0
-        for index in row:
-            sequence = items[index].sequence
-            border = start + len(sequence.prompt_ids)
-            end = start + items[index].length
-            input_ids[number, start:border] = sequence.prompt_ids
-            input_ids[number, border:end] = sequence.completion_ids
-            position_ids[number, start:end] = np.arange(end - start)
-            positions.append(np.arange(border, end) - 1 + number * width)
-            start = end
-        if packed:
-            position_ids[number, start:] = np.arange(width - start)
-    counts = [len(item.sequence.completion_ids) for item in order]
-    positions_N = np.concatenate(positions)
+    sequences = [item.sequence for item in order]
+    prompts = np.array([len(sequence.prompt_ids) for sequence in sequences])
+    counts = np.array([len(sequence.completion_ids) for sequence in sequences])
+    lengths = prompts + counts
+    ends = np.cumsum(lengths)
+    first_of_row = np.cumsum([0, *map(len, rows)])
+    row_starts = np.concatenate([[0], ends])[first_of_row]
+    width = int(np.diff(row_starts).max())
+    row_of = np.repeat(np.arange(len(rows)), np.diff(first_of_row))
+    starts = row_of * width + ends - lengths - row_starts[row_of]
+    ids = np.fromiter(
+        chain.from_iterable(part for sequence in sequences for part in (sequence.prompt_ids, sequence.completion_ids)),
+        dtype=np.int64,
+        count=ends[-1],
+    )
+    within = _ranges(lengths)
+    cells = np.repeat(starts, lengths) + within
+    input_ids = np.full(len(rows) * width, pad_id, dtype=np.int64)
+    input_ids[cells] = ids
+    position_ids = np.tile(np.arange(width), len(rows)) - np.repeat(np.diff(row_starts), width)
+    position_ids = np.maximum(position_ids, 0)
+    position_ids[cells] = within
+    positions_N = np.repeat(starts + prompts - 1, counts) + _ranges(counts)
     columns: dict[str, NDArray[Any]] = {
-        "input_ids": input_ids,
+        "input_ids": input_ids.reshape(len(rows), width),
         "positions_N": positions_N,
-        "labels_N": input_ids.reshape(-1)[positions_N + 1],
+        "labels_N": input_ids[positions_N + 1],
         "weights_N": np.repeat(np.array([item.weight for item in order], dtype=np.float32), counts),
         "ce_mask_N": np.repeat(np.array([item.cross_entropy for item in order], dtype=np.float32), counts),
     }
     if packed:
-        columns["position_ids"] = position_ids
+        columns["position_ids"] = position_ids.reshape(len(rows), width)
     scores = [item.scores for item in order if item.scores is not None]
     return {name: torch.from_numpy(column) for name, column in (columns | _teacher(scores)).items()}
+
+
+def _ranges(lengths: NDArray[Any]) -> NDArray[Any]:
+    """0 to each length, one after another."""
+    ranges: NDArray[Any] = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return ranges
 
 
 def _teacher(scores: Sequence[TeacherScores]) -> dict[str, NDArray[Any]]:
