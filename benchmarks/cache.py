@@ -1,7 +1,7 @@
 """The teacher cache: bytes a token and what its codes lose, ours and DistillKit's on the same log-probs, k = 10.
 
     python benchmarks/cache.py                  # 64 prompts of 128 tokens: about two minutes on two cores
-    python benchmarks/cache.py --full           # 256 prompts, and 8,192 of the nano teacher
+    python benchmarks/cache.py --full           # 256 prompts, and 8,192 of the nano teacher instead of 1,024
     python benchmarks/cache.py --distillkit DIR # a checkout of github.com/arcee-ai/DistillKit; else not measured
     python benchmarks/cache.py --tuned MODEL SEQUENCES  # one more teacher, on sequences of a rollout artifact
 
@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ import torch
 from eyas.engines.respondent import Respondent
 from eyas.engines.transformers import TransformersEngine
 from eyas.recipe import ArithmeticSource, ExecutionSpec, SamplingSpec, ScoreSpec, ThinkingSpec
-from eyas.records import Example, SequenceRecord
+from eyas.records import MODES, Example, Mode, SequenceRecord
 from eyas.storage.batches import TrainingItem, collate
 from eyas.storage.models import load_model
 from eyas.storage.scores import TeacherScores, column_bytes, read_scores, write_scores
@@ -43,6 +42,9 @@ from eyas.tasks import load_examples
 
 K = 10
 MASSES = (1.0, 0.9999, 0.999)
+ARRAYS = ("counts", "ids", "logprobs", "tail", "token_logprobs")
+EXECUTION = ExecutionSpec(generation_batch_size=64, scoring_batch_size=16)
+NANO_EXECUTION = ExecutionSpec(generation_batch_size=512, scoring_batch_size=128)
 NANO = Path(__file__).parents[1] / "src" / "eyas" / "builtin" / "nano-teacher"
 QWEN3 = ThinkingSpec(template_argument="enable_thinking", empty="none")
 EXACT = {"polynomial_terms": [], "residual_bins": [], "delta_encoding": False, "exact_k": K}
@@ -64,23 +66,14 @@ class Data:
     sequences: list[SequenceRecord]
     scores: list[TeacherScores]
     vocabulary: int
+    ids_NK: np.ndarray
+    logprobs_NK: np.ndarray
+    tail_N: np.ndarray
 
     @property
     def tokens(self) -> int:
         """Completion tokens."""
-        return sum(len(item.counts) for item in self.scores)
-
-    @cached_property
-    def logprobs_NK(self) -> np.ndarray:
-        return np.concatenate([item.logprobs for item in self.scores]).astype(np.float64).reshape(-1, K)
-
-    @cached_property
-    def tail_N(self) -> np.ndarray:
-        return np.concatenate([item.tail for item in self.scores]).astype(np.float64)
-
-    @cached_property
-    def ids_NK(self) -> np.ndarray:
-        return np.concatenate([item.ids for item in self.scores]).reshape(-1, K)
+        return len(self.tail_N)
 
     def cut(self, mass: float) -> list[TeacherScores]:
         """The same with lists that end at `mass`."""
@@ -99,14 +92,16 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--gsm8k", type=Path, default=Path("../shared/data/gsm8k"))
     parser.add_argument("--distillkit", type=Path)
+    parser.add_argument("--teachers", nargs="*", choices=["smollm2", "nano"], default=["smollm2", "nano"])
     parser.add_argument("--tuned", type=Path, nargs=2, metavar=("MODEL", "SEQUENCES"))
     options = parser.parse_args()
-    smollm2_count, nano_count = (256, 8192) if options.full else (64, 2048)
-    found = [nano(nano_count), smollm2(options.gsm8k, smollm2_count)]
+    smollm2_count, nano_count = (256, 8192) if options.full else (64, 1024)
+    if "smollm2" in options.teachers:
+        show(smollm2(options.gsm8k, smollm2_count), options.distillkit)
+    if "nano" in options.teachers:
+        show(nano(nano_count), options.distillkit)
     if options.tuned:
-        found.insert(1, tuned(*options.tuned))
-    for data in found:
-        show(data, options.distillkit)
+        show(tuned(*options.tuned), options.distillkit)
 
 
 def smollm2(gsm8k: Path, count: int) -> Data:
@@ -117,7 +112,7 @@ def smollm2(gsm8k: Path, count: int) -> Data:
     engine = TransformersEngine(model, execution=EXECUTION, vocabulary=vocabulary_size(tokenizer))
     respondent = Respondent(engine, tokenizer, stop, ThinkingSpec(empty="none"))
     examples = [Example(key=prompt, prompt=(("user", prompt),)) for prompt in prompts]
-    return own_rollouts(f"SmolLM2-135M-Instruct, {origin}", respondent, examples, tokens=128)
+    return own_rollouts(f"SmolLM2-135M-Instruct, {origin}", respondent, examples, modes=("fast",), tokens=128)
 
 
 def gsm8k_prompts(path: Path, count: int) -> tuple[list[str], str]:
@@ -141,35 +136,46 @@ def gsm8k_prompts(path: Path, count: int) -> tuple[list[str], str]:
 def nano(count: int) -> Data:
     """Case (b)."""
     model, tokenizer = load_model(NANO), load_tokenizer(NANO)
-    engine = TransformersEngine(model, execution=EXECUTION, vocabulary=vocabulary_size(tokenizer))
+    engine = TransformersEngine(model, execution=NANO_EXECUTION, vocabulary=vocabulary_size(tokenizer))
     source = ArithmeticSource(type="arithmetic", terms=(3,))
     examples = list(load_examples(source, split="train", count=count, seed=0))
     respondent = Respondent(engine, tokenizer, stop_ids(tokenizer, NANO), QWEN3)
-    return own_rollouts("nano teacher, its own task", respondent, examples, tokens=48)
+    return own_rollouts("nano teacher, its own task", respondent, examples, modes=MODES, tokens=48)
 
 
 def tuned(path: Path, sequences: Path) -> Data:
     """A model of a run on the sequences of a rollout."""
-    engine = TransformersEngine(load_model(path), execution=EXECUTION, vocabulary=vocabulary_size(load_tokenizer(path)))
+    vocabulary = vocabulary_size(load_tokenizer(path))
+    engine = TransformersEngine(load_model(path), execution=EXECUTION, vocabulary=vocabulary)
     records = {item.token_hash: item for item in read_records(sequences / "sequences", kind=SequenceRecord)}
-    return scored(f"{path.resolve().parent.name} on {sequences.resolve().name}", engine, list(records.values()))
+    return scored(
+        f"{path.resolve().parent.name} on {sequences.resolve().name}",
+        engine,
+        list(records.values()),
+        vocabulary=vocabulary,
+    )
 
 
-EXECUTION = ExecutionSpec(generation_batch_size=64, scoring_batch_size=16)
-
-
-def own_rollouts(name: str, respondent: Respondent, examples: list[Example], *, tokens: int) -> Data:
+def own_rollouts(
+    name: str, respondent: Respondent, examples: list[Example], *, modes: tuple[Mode, ...], tokens: int
+) -> Data:
+    """The model's T = 1 answers, scored by itself."""
     sampling = SamplingSpec(max_completion_tokens=tokens)
-    jobs = [(example, mode, 0) for mode in ("reasoning", "fast") for example in examples]
-    if name.startswith("SmolLM2"):
-        jobs = jobs[: len(examples)]
+    jobs = [(example, mode, 0) for mode in modes for example in examples]
     made = respondent.answer(jobs, sampling=sampling, source="teacher", seed=(0,))
-    return scored(name, respondent.engine, list({item.token_hash: item for item in made}.values()))
+    distinct = list({item.token_hash: item for item in made}.values())
+    return scored(name, respondent.engine, distinct, vocabulary=vocabulary_size(respondent.tokenizer))
 
 
-def scored(name: str, engine: TransformersEngine, sequences: list[SequenceRecord]) -> Data:
+def scored(name: str, engine: TransformersEngine, sequences: list[SequenceRecord], *, vocabulary: int) -> Data:
+    """All K entries of the engine's model on the sequences."""
     pairs = [(item.prompt_ids, item.completion_ids) for item in sequences]
-    return Data(name, sequences, engine.score(pairs, spec=ScoreSpec(top_k=K, mass=1)), int(engine._vocabulary or 0))
+    scores = engine.score(pairs, spec=ScoreSpec(top_k=K, mass=1))
+    ids, logprobs, tail = (
+        np.concatenate([getattr(item, column) for item in scores]) for column in ("ids", "logprobs", "tail")
+    )
+    logprobs_NK, tail_N = logprobs.reshape(-1, K).astype(np.float64), tail.astype(np.float64)
+    return Data(name, sequences, scores, vocabulary, ids.reshape(-1, K), logprobs_NK, tail_N)
 
 
 def show(data: Data, distillkit: Path | None) -> None:
@@ -212,9 +218,6 @@ def ours(data: Data, mass: float, directory: Path) -> str:
     )
 
 
-ARRAYS = ("counts", "ids", "logprobs", "tail", "token_logprobs")
-
-
 def reading(data: Data, directory: Path) -> tuple[float, float, list[TeacherScores]]:
     """Seconds to read the shard and to collate it in micro-batches of 64, the least of five; and what was read."""
     times = []
@@ -245,6 +248,7 @@ def losses(data: Data, decoded_NK: np.ndarray, tail_N: np.ndarray) -> tuple[np.n
 
 
 def figures(values: np.ndarray) -> str:
+    """Mean and 99th percentile."""
     return f"{values.mean():.1e}, {np.quantile(values, 0.99):.1e}"
 
 
@@ -266,9 +270,7 @@ def distillkit_rows(data: Data, checkout: Path | None) -> Iterator[str]:
         ids, logprobs = torch.from_numpy(data.ids_NK).long(), torch.from_numpy(data.logprobs_NK).float()
         packed = codec.compress_from_sparse(ids[None], logprobs[None])
         back_ids, back = codec.decompress_to_sparse(packed)
-        if not torch.equal(
-            back_ids[0].gather(-1, torch.zeros_like(back_ids[0])), ids.gather(-1, torch.zeros_like(ids))
-        ):
+        if not torch.equal(back_ids[0].sort().values, ids.sort().values):
             raise SystemExit("DistillKit gave other ids back")
         decoded_NK = back[0].double().numpy()
         tail_N = np.log(np.maximum(1 - np.exp(decoded_NK).sum(axis=1), 1e-8))
@@ -283,6 +285,7 @@ def distillkit_rows(data: Data, checkout: Path | None) -> Iterator[str]:
 
 
 def parquet_bytes(columns: dict[str, np.ndarray]) -> int:
+    """Size of a shard with fixed-size lists of bytes, compressed as ours are."""
     arrays = [pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[-1]) for part in columns.values()]
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "x.parquet"
