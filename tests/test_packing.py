@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from eyas.packing import packed_rows, padded_rows
 from eyas.recipe import LossSpec, TrainingSpec
-from eyas.records import SequenceRecord, TeacherScores
+from eyas.records import SequenceRecord
 from eyas.storage.backbone import attach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.models import load_model
+from eyas.storage.scores import TeacherScores
 
 
 @given(lengths=st.lists(st.integers(1, 32), min_size=1, max_size=40), size=st.integers(1, 9))
@@ -39,15 +41,17 @@ def items(count: int, seed: int) -> list[TrainingItem]:
     for number in range(count):
         prompt = torch.randint(5, 300, (3 + number % 4,), generator=generator).tolist()
         completion = torch.randint(5, 300, (2 + number % 5,), generator=generator).tolist()
-        entries = [
-            torch.randperm(300, generator=generator)[: 1 + position % 3].tolist() for position in range(len(completion))
-        ]
-        logprobs = [torch.log_softmax(torch.randn(len(e) + 1, generator=generator), -1)[:-1].tolist() for e in entries]
+        counts = np.array([1 + position % 3 for position in range(len(completion))], dtype=np.int32)
+        entries = [torch.randperm(300, generator=generator)[:count].numpy() for count in counts]
+        rows = [torch.log_softmax(torch.randn(count + 1, generator=generator), -1).numpy() for count in counts]
         record = SequenceRecord(
             example_id=str(number), sample=0, mode="fast", source="student", prompt_ids=prompt,
             completion_ids=completion, finish_reason="stop",
         )  # fmt: skip
-        scores = TeacherScores(record.token_hash, entries, logprobs, [0.0] * len(completion), [1.0] * len(completion))
+        scores = TeacherScores(
+            record.token_hash, counts, np.concatenate(entries), np.concatenate([row[:-1] for row in rows]),
+            np.array([row[-1] for row in rows]), np.zeros(len(completion), dtype=np.float32),
+        )  # fmt: skip
         made.append(TrainingItem(record, weight=0.5 + number / count, scores=scores))
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import STUDENT
@@ -14,10 +15,11 @@ from eyas.engines.sampling import next_tokens, uniform_streams
 from eyas.engines.transformers import TransformersEngine
 from eyas.errors import DataError, ModelError, OutOfMemory
 from eyas.losses import Divergence, sparse_divergence
-from eyas.recipe import ExecutionSpec, ModelSpec, SamplingSpec
-from eyas.records import SequenceRecord, TeacherScores
-from eyas.storage.batches import TrainingItem, decoded_logprobs
+from eyas.recipe import ExecutionSpec, ModelSpec, SamplingSpec, ScoreSpec
+from eyas.records import SequenceRecord, token_hash
+from eyas.storage.batches import TrainingItem
 from eyas.storage.models import load_model, materialise
+from eyas.storage.scores import TeacherScores, read_scores, write_scores
 
 STOP = (2,)
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11], [12, 13, 14, 15, 16, 17], [18, 19], [9]]
@@ -101,23 +103,25 @@ def test_sampling_follows_the_distribution() -> None:
 def test_scores_equal_the_dense_top_k(tiny_student: Path) -> None:
     model = load_model(tiny_student)
     sequences = [([5, 6, 7], [8, 9]), ([5], [10, 11, 12, 13]), ([20, 21], [22])]
-    made = engine(tiny_student).score(sequences, top_k=4, mass=1.0, temperature=1.0)
+    made = engine(tiny_student).score(sequences, spec=ScoreSpec(top_k=4, mass=1))
     for (prompt, completion), scores in zip(sequences, made, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
         values, ids = logits.log_softmax(-1).topk(4)
-        assert scores.ids == ids.tolist()
-        torch.testing.assert_close(torch.tensor(scores.logprobs), values, atol=4e-3, rtol=0)
+        assert scores.ids.tolist() == ids.flatten().tolist()
+        torch.testing.assert_close(torch.from_numpy(scores.logprobs), values.flatten(), atol=1e-5, rtol=0)
         own = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(scores.token_logprobs), own, atol=1e-5, rtol=0)
-        exact = values.double().exp().sum(-1)
-        torch.testing.assert_close(torch.tensor(scores.captured_mass, dtype=torch.float64), exact, atol=1e-6, rtol=0)
+        torch.testing.assert_close(torch.from_numpy(scores.token_logprobs), own, atol=1e-5, rtol=0)
+        rest = 1 - values.double().exp().sum(-1)
+        torch.testing.assert_close(torch.from_numpy(scores.tail).double().exp(), rest, atol=1e-6, rtol=0)
 
 
-def decoded(scores: TeacherScores) -> torch.Tensor:
-    return decoded_logprobs(
-        torch.tensor(scores.logprobs, dtype=torch.float64), torch.tensor(scores.captured_mass, dtype=torch.float64)
-    )
+def entries_of(scores: TeacherScores) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and log-probs [T, K] where all lists are equally long; each row adds up to 1 minus its tail, in float64."""
+    ids = torch.from_numpy(np.array(scores.ids, dtype=np.int64)).view(len(scores.counts), -1)
+    logprobs = torch.from_numpy(np.array(scores.logprobs, dtype=np.float64)).view(len(scores.counts), -1)
+    captured = torch.log1p(-torch.from_numpy(scores.tail.astype(np.float64)).exp()).unsqueeze(-1)
+    return ids, logprobs + captured - torch.logsumexp(logprobs, dim=-1, keepdim=True)
 
 
 def confident(path: Path) -> PreTrainedModel:
@@ -129,60 +133,81 @@ def confident(path: Path) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
-def test_a_stored_score_gives_the_divergence_of_an_unrounded_one(tiny_student: Path, divergence: Divergence) -> None:
+def test_a_stored_score_gives_the_divergence_of_an_unrounded_one(
+    tiny_student: Path, tmp_path: Path, divergence: Divergence
+) -> None:
     teacher = confident(tiny_student)
     sequences = [([5, 6, 7], list(range(8, 40))), ([5], list(range(100, 140)))]
-    made = TransformersEngine(teacher, execution=ExecutionSpec()).score(sequences, top_k=3, mass=1.0, temperature=1.0)
-    assert max(max(scores.captured_mass) for scores in made) < 1.0
-    assert max(max(scores.captured_mass) for scores in made) > 1 - 1e-6
-    for (prompt, completion), scores in zip(sequences, made, strict=True):
+    spec = ScoreSpec(top_k=3, mass=1)
+    made = TransformersEngine(teacher, execution=ExecutionSpec()).score(sequences, spec=spec)
+    assert max(scores.tail.max() for scores in made) < 0.0
+    assert min(scores.tail.min() for scores in made) < np.log(1e-6)
+    write_scores(tmp_path, 0, made, spec=spec)
+    total = torch.zeros(2, dtype=torch.float64)
+    for (prompt, completion), scores in zip(sequences, read_scores(tmp_path), strict=True):
         with torch.no_grad():
-            ids = torch.tensor([prompt + completion])
-            logits = teacher(ids).logits[0, len(prompt) - 1 : -1]
+            logits = teacher(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
             student = 0.7 * logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
-        exact_ids = torch.tensor(scores.ids)
-        exact = logits.double().log_softmax(-1).gather(-1, exact_ids)
-        found, wanted = (
-            sparse_divergence(student, exact_ids, values, divergence=divergence, tail="bucket").sum()
-            for values in (decoded(scores), exact)
-        )
-        torch.testing.assert_close(found, wanted, rtol=2e-3, atol=0)
+        ids, stored = entries_of(scores)
+        exact = logits.double().log_softmax(-1).gather(-1, ids)
+        for column, values in enumerate((stored, exact)):
+            total[column] += sparse_divergence(student, ids, values, divergence=divergence, tail="bucket").sum()
+    torch.testing.assert_close(total[0], total[1], rtol=5e-2, atol=0)
 
 
 def test_mass_one_keeps_all_k(tiny_student: Path) -> None:
     made = TransformersEngine(confident(tiny_student), execution=ExecutionSpec()).score(
-        [([5], list(range(100, 140)))], top_k=10, mass=1.0, temperature=1.0
+        [([5], list(range(100, 140)))], spec=ScoreSpec(mass=1)
     )
-    assert {len(ids) for ids in made[0].ids} == {10}
+    assert set(made[0].counts.tolist()) == {10}
 
 
 def test_an_entry_list_ends_where_its_mass_is_reached(tiny_student: Path) -> None:
-    (scores,) = engine(tiny_student).score([([5], [6, 7])], top_k=50, mass=0.05, temperature=1.0)
-    for logprobs in scores.logprobs:
-        assert torch.tensor(logprobs).exp().sum() >= 0.05
-        assert torch.tensor(logprobs[:-1]).exp().sum() < 0.05
+    (scores,) = engine(tiny_student).score([([5], [6, 7])], spec=ScoreSpec(top_k=50, mass=0.05))
+    for logprobs in np.split(scores.logprobs, np.cumsum(scores.counts)[:-1]):
+        assert np.exp(logprobs).sum() >= 0.05
+        assert np.exp(logprobs[:-1]).sum() < 0.05
 
 
 def test_temperature_divides_the_teachers_logits(tiny_student: Path) -> None:
     model = load_model(tiny_student)
-    (scores,) = engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=2.0)
+    (scores,) = engine(tiny_student).score([([5], [6])], spec=ScoreSpec(top_k=3, mass=1, temperature=2))
     with torch.no_grad():
         values, _ = (model(torch.tensor([[5]])).logits[0, -1] / 2.0).log_softmax(-1).topk(3)
-    torch.testing.assert_close(torch.tensor(scores.logprobs[0]), values, atol=4e-3, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(scores.logprobs), values, atol=1e-5, rtol=0)
+
+
+def test_drawn_ids_are_shares_of_a_stream_of_the_sequences_own(tiny_student: Path) -> None:
+    sequences = [([5, 6, 7], [8, 9]), ([5], [10, 11, 12, 13]), ([20, 21], [22])]
+    spec = ScoreSpec(target="random_sampling", samples=4000)
+    made = engine(tiny_student).score(sequences, spec=spec, seed=3)
+    model = load_model(tiny_student)
+    for (prompt, completion), scores in zip(sequences, made, strict=True):
+        with torch.no_grad():
+            exact = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].softmax(-1)
+        rows = torch.repeat_interleave(torch.arange(len(completion)), torch.from_numpy(scores.counts))
+        shares = torch.zeros_like(exact)
+        shares[rows, torch.from_numpy(scores.ids).long()] = torch.from_numpy(scores.logprobs).exp()
+        torch.testing.assert_close(shares.sum(-1), torch.ones(len(completion)))
+        torch.testing.assert_close(shares, exact, atol=0.02, rtol=0)
+        assert np.isneginf(scores.tail).all()
+    alone = engine(tiny_student).score(sequences[1:2], spec=spec, seed=3)[0]
+    assert alone.token_hash == made[1].token_hash == token_hash(*sequences[1])
+    assert np.intersect1d(alone.ids[: alone.counts[0]], made[1].ids[: made[1].counts[0]]).size >= 0.95 * alone.counts[0]
+    other = engine(tiny_student).score(sequences[1:2], spec=spec, seed=4)[0]
+    assert alone.ids.tolist() != other.ids.tolist()
 
 
 def test_divergence_is_the_sum_over_completion_tokens(tiny_student: Path, tiny_teacher: Path) -> None:
     sequences = [([5, 6, 7], [8, 9]), ([5], [10, 11, 12, 13])]
-    scores = engine(tiny_teacher).score(sequences, top_k=10, mass=1.0, temperature=1.0)
+    scores = engine(tiny_teacher).score(sequences, spec=ScoreSpec(mass=1))
     items = [item(prompt, completion, s) for (prompt, completion), s in zip(sequences, scores, strict=True)]
     total, count = engine(tiny_student).divergence(items)
     model, expected = load_model(tiny_student), 0.0
     for (prompt, completion), s in zip(sequences, scores, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        expected += sparse_divergence(
-            logits, torch.tensor(s.ids), decoded(s), divergence="forward_kl", tail="bucket"
-        ).sum()
+        expected += sparse_divergence(logits, *entries_of(s), divergence="forward_kl", tail="bucket").sum()
     assert count == 6
     assert total == pytest.approx(float(expected), rel=1e-4)
     own, _ = engine(tiny_teacher).divergence(items)
@@ -208,7 +233,7 @@ def test_out_of_memory_names_the_setting(tiny_student: Path, monkeypatch: pytest
 
     monkeypatch.setattr("eyas.engines.transformers.hidden_states", full)
     with pytest.raises(OutOfMemory, match=r"lower execution.scoring_batch_size"):
-        engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=1.0)
+        engine(tiny_student).score([([5], [6])], spec=ScoreSpec(top_k=3, mass=1))
 
 
 def test_a_long_neighbour_does_not_shorten_a_completion(tiny_student: Path) -> None:
@@ -228,7 +253,7 @@ def test_rows_that_leave_the_batch_do_not_disturb_the_others(tiny_student: Path)
     made = engine(tiny_student).generate(many, sampling=sampling, stop=tuple(range(16)))
     assert len({len(result.completion_ids) for result in made}) > 5
     sequences = [(request.prompt_ids, result.completion_ids) for request, result in zip(many, made, strict=True)]
-    scores = engine(tiny_student).score(sequences, top_k=1, mass=1.0, temperature=1.0)
+    scores = engine(tiny_student).score(sequences, spec=ScoreSpec(top_k=1))
     for result, fresh in zip(made, scores, strict=True):
         assert result.logprobs == pytest.approx(fresh.token_logprobs, abs=1e-4)
 
@@ -241,10 +266,10 @@ def test_padded_rows_of_the_head_are_neither_drawn_nor_scored(tmp_path: Path) ->
     many = [Request([5], seed) for seed in range(64)]
     made = padded.generate(many, sampling=SamplingSpec(max_completion_tokens=16), stop=STOP)
     assert max(token for result in made for token in result.completion_ids) < 320
-    (scores,) = padded.score([([5], [6, 7])], top_k=352, mass=1.0, temperature=1.0)
-    assert {len(ids) for ids in scores.ids} == {320}
-    assert max(max(ids) for ids in scores.ids) == 319
-    assert scores.captured_mass == pytest.approx([1.0, 1.0], abs=1e-3)
+    (scores,) = padded.score([([5], [6, 7])], spec=ScoreSpec(top_k=352, mass=1))
+    assert set(scores.counts.tolist()) == {320}
+    assert scores.ids.max() == 319
+    assert np.isneginf(scores.tail).all()
 
 
 def test_the_cpus_allocator_running_out_names_the_setting(tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +278,7 @@ def test_the_cpus_allocator_running_out_names_the_setting(tiny_student: Path, mo
 
     monkeypatch.setattr("eyas.engines.transformers.hidden_states", full)
     with pytest.raises(OutOfMemory, match=r"lower execution.scoring_batch_size"):
-        engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=1.0)
+        engine(tiny_student).score([([5], [6])], spec=ScoreSpec(top_k=3, mass=1))
 
 
 def test_other_runtime_errors_are_not_called_out_of_memory(tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +287,7 @@ def test_other_runtime_errors_are_not_called_out_of_memory(tiny_student: Path, m
 
     monkeypatch.setattr("eyas.engines.transformers.hidden_states", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        engine(tiny_student).score([([5], [6])], top_k=3, mass=1.0, temperature=1.0)
+        engine(tiny_student).score([([5], [6])], spec=ScoreSpec(top_k=3, mass=1))
 
 
 def test_a_model_that_ignores_the_cache_is_refused(tiny_student: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,12 @@ go on (continuous batching, as in Orca, OSDI 2022). Suffixes: S slots, B rows, T
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from eyas.errors import ModelError
@@ -87,13 +88,8 @@ class SlotCache(Cache):
         self.prefill = None
         self.width = int(self.lengths.max()) + 1
         columns = torch.arange(self.width, device=self.lengths.device)
-        full = columns <= self.lengths[:, None]
-        window = getattr(self._config, "sliding_window", None)
-        kinds = set(getattr(self._config, "layer_types", None) or ())
-        windowed = full if window is None else full & (columns > self.lengths[:, None] - window)
-        if "sliding_attention" in kinds:
-            return {"full_attention": full[:, None, None], "sliding_attention": windowed[:, None, None]}
-        return (full if kinds else windowed)[:, None, None]
+        ages = self.lengths[:, None] - columns
+        return attention_masks(self._config, (ages >= 0)[:, None], ages=ages[:, None])
 
     def keep(self, slots: Tensor) -> None:
         """Forget all slots but these."""
@@ -103,10 +99,85 @@ class SlotCache(Cache):
         self.slots = len(slots)
         self.every = self.every[: self.slots]
 
-    def require_written(self, model: PreTrainedModel) -> None:
-        """Raises: ModelError, if a layer of the model keeps its state elsewhere."""
-        if any(layer.written == 0 for layer in self.layers):  # type: ignore[union-attr]
-            raise ModelError(
-                f"{type(model).__name__} keeps no key-value cache that eyas can fill, so it cannot be sampled from. "
-                "Use a decoder with full or sliding-window attention."
-            )
+def attention_masks(config: PreTrainedConfig, visible_BQK: Tensor, *, ages: Tensor) -> Tensor | dict[str, Tensor]:
+    """Mask [B, 1, Q, K] from what each query may see and how many positions `ages` [B, Q, K] it is behind it; by kind of
+    layer where the model has several kinds, of which one looks back no further than its window."""
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    full = visible_BQK[:, None]
+    if window is None or kinds == {"full_attention"}:
+        return full
+    windowed = (visible_BQK & (ages < window))[:, None]
+    return {"full_attention": full, "sliding_attention": windowed} if kinds else windowed
+
+
+def cached_states(
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    cache: Cache,
+    *,
+    positions_BT: Tensor | None = None,
+    mask: Tensor | dict[str, Tensor] | None = None,
+) -> Tensor:
+    """Last hidden states [B, T, D] of tokens whose keys and values go through `cache`."""
+    decoder = model.get_decoder()
+    name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+    # Renamed in transformers 5; the other name would be swallowed, and decoding see the last token alone.
+    output = decoder(
+        input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=True, **{name: cache}
+    )
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def require_written(cache: Cache, model: PreTrainedModel) -> None:
+    """Raises: ModelError, if a layer of the model keeps its state elsewhere."""
+    if any(layer.written == 0 for layer in cache.layers):  # type: ignore[union-attr]
+        raise ModelError(
+            f"{type(model).__name__} keeps no key-value cache that eyas can fill, so it cannot be sampled from. "
+            "Use a decoder with full or sliding-window attention."
+        )
+
+
+class PrefixLayer(DynamicLayer):
+    """Keys and values of prompts [B, H, T, D], shared by the rows that continue them."""
+
+    def __init__(self, owner: PrefixCache) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._owner = owner
+        self.written = 0
+        """Calls of `update`, as in SlotLayer."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """First the prompts' states, kept and returned; then the continuations', returned behind their prompts'."""
+        self.written += 1
+        rows = self._owner.rows
+        if rows is None:
+            self.keys, self.values, self.is_initialized = key_states, value_states, True
+            return key_states, value_states
+        assert self.keys is not None and self.values is not None  # noqa: S101, PT018
+        return torch.cat([self.keys[rows], key_states], dim=-2), torch.cat([self.values[rows], value_states], dim=-2)
+
+    def get_seq_length(self) -> int:
+        """Tokens that the states to come follow: none while the prompts are computed."""
+        return 0 if self._owner.rows is None or self.keys is None else int(self.keys.shape[-2])
+
+
+class PrefixCache(Cache):
+    """Prompts computed once, then continued by several rows each, in two forward passes."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.rows: Tensor | None = None
+        self._config = model.config
+        super().__init__(layers=[PrefixLayer(self) for _ in range(model.config.num_hidden_layers)])
+
+    def proceed(self, rows: Tensor, *, lengths: Tensor, width: int, tokens: int) -> Tensor | dict[str, Tensor]:
+        """The next pass continues prompt `rows[i]`, of `lengths[i]` tokens in a row of `width`, by `tokens` tokens;
+        returns its attention mask [B, 1, tokens, width + tokens]."""
+        self.rows = rows
+        steps = torch.arange(tokens, device=lengths.device)
+        prompt = torch.arange(width, device=lengths.device).expand(len(rows), -1)
+        positions = torch.cat([prompt, lengths[:, None] + steps], dim=-1)[:, None]
+        queries = lengths[:, None, None] + steps[:, None]
+        exists = torch.cat([prompt < lengths[:, None], torch.ones_like(lengths[:, None] + steps, dtype=torch.bool)], -1)
+        return attention_masks(self._config, exists[:, None] & (positions <= queries), ages=queries - positions)

@@ -6,7 +6,6 @@ the same call gives the same bits, also after a crash.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eyas.engines.base import Request, Sampled
-from eyas.engines.cache import SlotCache
+from eyas.engines.cache import SlotCache, cached_states, require_written
 from eyas.engines.sampling import next_tokens, uniform_streams
 from eyas.losses import Head
 from eyas.recipe import SamplingSpec
@@ -85,9 +84,6 @@ class Decoder:
     ) -> None:
         self._model, self._head, self._sampling = model, head, sampling
         self._stop, self._context = np.array(stop), context
-        parameters = inspect.signature(model.get_decoder().forward).parameters
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
-        """Renamed in transformers 5; the other name would be swallowed, and decoding see the last token alone."""
 
     def run(self, requests: Sequence[Request], *, slots: int) -> Iterator[tuple[int, Sampled]]:
         """(index, completion) of every request, as they end.
@@ -123,7 +119,7 @@ class Decoder:
                 tokens = tokens[used]
                 used = np.arange(len(used))
             mask = cache.step()
-            hidden_BD = self._forward(tokens[:, None], cache.lengths[:, None], mask, cache)[:, -1]
+            hidden_BD = cached_states(self._model, tokens[:, None], cache, positions_BT=cache.lengths[:, None], mask=mask)[:, -1]
             cache.lengths[used] += 1
             yield from self._draw(state, cache, tokens, hidden_BD[used], used)
 
@@ -148,20 +144,10 @@ class Decoder:
                 torch.from_numpy(rows[takers]).to(device),
                 torch.tensor([len(prompts[taker]) for taker in takers], device=device),
             )
-            hidden_BTD = self._forward(ids.to(device), None, None, cache)
-            cache.require_written(self._model)
+            hidden_BTD = cached_states(self._model, ids.to(device), cache)
+            require_written(cache, self._model)
             found.append(hidden_BTD[range(len(batch)), [len(prompt) - 1 for prompt in batch]])
         return torch.cat(found)[[row_of[tuple(prompt)] for prompt in prompts]]
-
-    def _forward(
-        self, ids_BT: Tensor, positions_BT: Tensor | None, mask: Tensor | dict[str, Tensor] | None, cache: SlotCache
-    ) -> Tensor:
-        output = self._model.get_decoder()(
-            input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=True,
-            **{self._cache_name: cache},
-        )  # fmt: skip
-        states: Tensor = output.last_hidden_state
-        return states
 
     def _draw(
         self, state: Slots, cache: SlotCache, tokens: Tensor, hidden_BD: Tensor, slots: NDArray[np.int64]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -15,11 +17,13 @@ from eyas.engines.packed_weights import packed_weights
 from eyas.errors import DataError, OutOfMemory
 from eyas.losses import CHUNK_ELEMENTS, Head, sparse_divergence
 from eyas.packing import padded_rows
-from eyas.recipe import ExecutionSpec, SamplingSpec
-from eyas.records import TeacherScores, token_hash
+from eyas.recipe import ExecutionSpec, SamplingSpec, ScoreSpec
+from eyas.records import seed_for, token_hash
 from eyas.storage.backbone import head_of, hidden_states
 from eyas.storage.batches import TrainingItem, collate
 from eyas.storage.hardware import is_out_of_memory
+from eyas.storage.scores import TeacherScores
+from eyas.targets import draw_targets
 
 class TransformersEngine:
     """Generates and scores with a model in memory; see `Engine`.
@@ -56,32 +60,34 @@ class TransformersEngine:
             made = dict(decoder.run(requests, slots=slots))
         return [made[index] for index in range(len(requests))]
 
-    def score(
-        self, sequences: Sequence[tuple[Ids, Ids]], *, top_k: int, mass: float, temperature: float
-    ) -> list[TeacherScores]:
-        """As `Engine.score`. Log-probs are rounded to float16; the captured mass is 1 minus the tail's own sum.
+    def score(self, sequences: Sequence[tuple[Ids, Ids]], *, spec: ScoreSpec, seed: int = 0) -> list[TeacherScores]:
+        """As `Engine.score`.
 
         Raises: DataError, if a sequence is longer than the context; OutOfMemory.
         """
+        longest = max((len(prompt) + len(completion) for prompt, completion in sequences), default=0)
+        if longest > self._context:
+            raise DataError(
+                f"a sequence of {longest} tokens does not fit the model's context of {self._context}. "
+                "Lower sampling.max_completion_tokens or drop long prompts."
+            )
         head = self._head()
+        hashes = [token_hash(*sequence) for sequence in sequences]
         made: dict[int, TeacherScores] = {}
+        size = self._execution.scoring_batch_size
         with self._evaluating("execution.scoring_batch_size"):
-            for batch, hidden_ND, labels_N in self._completions(sequences):
-                pieces = []
-                size = max(1, CHUNK_ELEMENTS // self._model.config.vocab_size)
-                for start in range(0, len(hidden_ND), size):
-                    logits = head(hidden_ND[start : start + size]).float() / temperature
-                    normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-                    values, ids = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
-                    own = logits.gather(-1, labels_N[start : start + size, None])
-                    tail = torch.logsumexp(logits.scatter(-1, ids, -torch.inf), dim=-1, keepdim=True)
-                    pieces.append((ids, *(part - normaliser for part in (values, tail, own))))
-                columns = [torch.cat(part).cpu() for part in zip(*pieces, strict=True)]
-                start = 0
-                for index in batch:
-                    end = start + len(sequences[index][1])
-                    made[index] = _teacher_scores(*sequences[index], *(part[start:end] for part in columns), mass=mass)
-                    start = end
+            for batch, hidden_ND, labels_N in completion_states(self._model, sequences, batch_size=size):
+                parts = [(hashes[index], len(sequences[index][1])) for index in batch]
+                uniforms_NS = target_uniforms(parts, seed=seed, spec=spec)
+                pieces = [
+                    described(logits_NV / spec.temperature, labels_N[rows], uniforms_NS[rows], spec=spec)
+                    for rows, logits_NV in chunks(hidden_ND, head=head)
+                ]
+                columns = [torch.cat(part).cpu().numpy() for part in zip(*pieces, strict=True)]
+                end = 0
+                for index, (key, length) in zip(batch, parts, strict=True):
+                    start, end = end, end + length
+                    made[index] = teacher_scores(key, [part[start:end] for part in columns], spec=spec)
         return [made[index] for index in range(len(sequences))]
 
     def divergence(self, items: Sequence[TrainingItem]) -> tuple[float, int]:
@@ -108,38 +114,14 @@ class TransformersEngine:
 
     def nll(self, sequences: Sequence[tuple[Ids, Ids]]) -> tuple[float, int]:
         """(sum of the completions' negative log-likelihood, nats; completion tokens)."""
-        scores = self.score(sequences, top_k=1, mass=1.0, temperature=1.0)
-        return -sum(sum(item.token_logprobs) for item in scores), sum(len(item.token_logprobs) for item in scores)
+        scores = self.score(sequences, spec=ScoreSpec(top_k=1))
+        return -sum(float(item.token_logprobs.sum()) for item in scores), sum(len(item.counts) for item in scores)
 
     def _collated(self, items: Sequence[TrainingItem]) -> Iterator[dict[str, Tensor]]:
         lengths = [item.length for item in items]
         for rows in padded_rows(lengths, micro_batch_size=self._execution.scoring_batch_size):
             batch = collate(items, rows, pad_id=0, packed=False)
             yield {name: tensor.to(self._model.device) for name, tensor in batch.items()}
-
-    def _completions(self, sequences: Sequence[tuple[Ids, Ids]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Length-sorted batches: (indices, hidden states [N, D] that predict the completions, their ids [N])."""
-        lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
-        if max(lengths, default=0) > self._context:
-            raise DataError(
-                f"a sequence of {max(lengths)} tokens does not fit the model's context of {self._context}. "
-                "Lower sampling.max_completion_tokens or drop long prompts."
-            )
-        device = self._model.device
-        for rows in padded_rows(lengths, micro_batch_size=self._execution.scoring_batch_size):
-            batch = [index for (index,) in rows]
-            width = max(lengths[index] for index in batch)
-            ids = torch.zeros(len(batch), width, dtype=torch.long)
-            positions: list[int] = []
-            labels: list[int] = []
-            for row, index in enumerate(batch):
-                prompt, completion = sequences[index]
-                ids[row, : lengths[index]] = torch.tensor(prompt + completion)
-                first = row * width + len(prompt) - 1
-                positions += range(first, first + len(completion))
-                labels += completion
-            hidden_BTD = hidden_states(self._model, ids.to(device))
-            yield batch, hidden_BTD.flatten(0, 1)[positions], torch.tensor(labels, device=device)
 
     @contextmanager
     def _evaluating(self, setting: str) -> Iterator[None]:
@@ -155,24 +137,3 @@ class TransformersEngine:
             raise OutOfMemory(f"out of memory: lower {setting} and run the same command again.") from error
         finally:
             self._model.train(training)
-
-
-def _teacher_scores(
-    prompt_ids: Ids, completion_ids: Ids, ids_TK: Tensor, logprobs_TK: Tensor, tail_T1: Tensor, own_T1: Tensor, *,
-    mass: float,
-) -> TeacherScores:  # fmt: skip
-    """Cut each list where its mass reaches `mass`. The mass of the first j is 1 minus all after them, tail included:
-    summed from the small end, so that it is exact where it is nearly 1."""
-    after_TK = torch.cat([logprobs_TK[:, 1:], tail_T1], dim=-1).double().exp().flip(-1).cumsum(dim=-1).flip(-1)
-    captured_TK = (1.0 - after_TK).clamp(min=0.0)
-    width = ids_TK.shape[-1]
-    wanted_TK = captured_TK < mass if mass < 1 else torch.ones_like(captured_TK, dtype=torch.bool)
-    counts = (wanted_TK.sum(dim=-1) + 1).clamp(max=width).tolist()
-    ids, logprobs = ids_TK.tolist(), logprobs_TK.half().float().tolist()
-    return TeacherScores(
-        token_hash=token_hash(prompt_ids, completion_ids),
-        ids=[row[:count] for row, count in zip(ids, counts, strict=True)],
-        logprobs=[row[:count] for row, count in zip(logprobs, counts, strict=True)],
-        token_logprobs=own_T1.squeeze(-1).tolist(),
-        captured_mass=[float(captured_TK[row, count - 1]) for row, count in enumerate(counts)],
-    )

@@ -150,10 +150,18 @@ class RolloutStage(RolloutSpec, StageSpec):
 class ScoreSpec(Spec):
     """What is kept of the teacher's distribution, in a score stage and in the scoring inside a distill stage."""
 
+    target: Literal["top_k", "random_sampling"] = "top_k"
+    """`top_k`: its likeliest ids, the rest in a tail. `random_sampling`: ids drawn from it with replacement, each with
+    its share of the draws and no tail, a target without bias (arXiv 2503.16870)."""
     top_k: int = Field(default=10, ge=1)
-    """Entries per token at most; the paper's 10."""
-    mass: float = Field(default=1.0, gt=0, le=1)
-    """A token's entry list ends when its captured mass reaches this; 1 keeps all k."""
+    """Entries per token at most; the paper's 10. Nothing to `random_sampling`."""
+    mass: float = Field(default=0.9999, gt=0, le=1)
+    """A token's entry list ends when its captured mass reaches this; 1 keeps all k. Measured at k = 10: a task-tuned
+    SmolLM2 needs 2.4 entries and 5.9 bytes a token instead of 10 and 17.3, the untuned one 9.9 and 22.5 instead of 10
+    and 22.6. What is dropped is in the tail; were it lost evenly over the vocabulary, that would cost 1.5e-4 nats a
+    token at most (0.999: 7.7e-4 and 0.8 bytes less)."""
+    samples: int = Field(default=50, ge=1, le=65535)
+    """Draws per token of `random_sampling`; the paper's 50, about a dozen different ids."""
     temperature: float = Field(default=1.0, gt=0)
     """Divides the teacher's logits. Cannot be undone later, hence a property of the scores."""
 
@@ -162,7 +170,7 @@ class ScoreStage(ScoreSpec, StageSpec):
     """The teacher's top-k log-probs on given sequences, computed once."""
 
     makes: ClassVar[Kind] = "scores"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     type: Literal["score"]
     model: str = "teacher"
     """`teacher`, or the stage whose weights score."""
@@ -189,7 +197,7 @@ class DistillStage(StageSpec):
     """
 
     makes: ClassVar[Kind] = "model"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     type: Literal["distill"]
     model: str = "student"
     """`student`, or the stage whose weights to start from."""

@@ -6,10 +6,11 @@ from typing import Any
 
 from eyas.errors import ArtifactError, DataError
 from eyas.recipe import DistillStage
-from eyas.records import SequenceRecord, TeacherScores
+from eyas.records import SequenceRecord
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
 from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps
+from eyas.storage.scores import read_scores
 from eyas.storage.shards import read_records
 
 
@@ -39,7 +40,7 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
 
 def _scored(stage: DistillStage, context: StageContext, sequences: list[SequenceRecord]) -> list[TrainingItem]:
     """Sequences joined with their scores by the hash of the token ids."""
-    scores = read_records(context.inputs["scores"].path / "scores", kind=TeacherScores)
+    scores = read_scores(context.inputs["scores"].path / "scores")
     by_hash = {item.token_hash: item for item in scores}
     missing = sum(sequence.token_hash not in by_hash for sequence in sequences)
     if missing:

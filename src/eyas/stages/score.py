@@ -1,4 +1,4 @@
-"""Score: the teacher's top-k on sequences made before, each distinct one once."""
+"""Score: the teacher's view of sequences made before, each distinct one once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 from eyas.engines.transformers import TransformersEngine
 from eyas.recipe import ScoreStage
-from eyas.records import SequenceRecord, TeacherScores
+from eyas.records import SequenceRecord
 from eyas.storage.context import StageContext
 from eyas.storage.models import device_of, load_model
-from eyas.storage.shards import read_records, shard_path, shard_paths, write_shard
+from eyas.storage.scores import column_bytes, read_scores, write_scores
+from eyas.storage.shards import read_records, shard_path
 from eyas.storage.statistics import score_statistics
 from eyas.storage.tokenization import load_tokenizer, vocabulary_size
 
@@ -32,12 +33,12 @@ def run(stage: ScoreStage, context: StageContext) -> dict[str, Any]:
         vocabulary = vocabulary_size(load_tokenizer(context.model_path()))
         engine = TransformersEngine(model, execution=context.execution, vocabulary=vocabulary)
         for index in missing:
-            scores = engine.score(units[index], top_k=stage.top_k, mass=stage.mass, temperature=stage.temperature)
-            write_shard(directory, index, scores, kind=TeacherScores)
+            scores = engine.score(units[index], spec=stage, seed=context.recipe.seed)
+            write_scores(directory, index, scores, spec=stage)
             context.clock.save()
             context.progress.advance(len(units[index]))
     return score_statistics(
-        read_records(directory, kind=TeacherScores),
-        size_bytes=sum(path.stat().st_size for path in shard_paths(directory)),
+        read_scores(directory),
+        column_bytes=column_bytes(directory),
         tokens=sum(len(prompt) + len(completion) for prompt, completion in distinct),
     ) | {"sequences": len(distinct)}
