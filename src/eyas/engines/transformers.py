@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,11 +15,11 @@ from eyas.engines.base import Ids, Request, Sampled
 from eyas.engines.cache import PreallocatedCache, left_pad
 from eyas.engines.sampling import next_tokens, uniform_streams
 from eyas.errors import DataError, ModelError, OutOfMemory
-from eyas.losses import CHUNK_ELEMENTS, Head, sparse_divergence
+from eyas.losses import Head, chunks, completion_loss
 from eyas.packing import padded_rows
-from eyas.recipe import ExecutionSpec, SamplingSpec
+from eyas.recipe import ExecutionSpec, LossSpec, SamplingSpec
 from eyas.records import TeacherScores, token_hash
-from eyas.storage.backbone import head_of, hidden_states
+from eyas.storage.backbone import head_of, hidden_states, teacher_of
 from eyas.storage.batches import TrainingItem, collate
 from eyas.storage.hardware import is_out_of_memory
 
@@ -42,8 +43,7 @@ class TransformersEngine:
         """Renamed in transformers 5; the other name would be swallowed, and decoding see the last token alone."""
 
     def _head(self) -> Head:
-        head = head_of(self._model)
-        return lambda hidden_ND: head(hidden_ND)[..., : self._vocabulary]
+        return replace(head_of(self._model), vocabulary=self._vocabulary)
 
     def generate(self, requests: Sequence[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
         """As `Engine.generate`. Batches are cut from requests sorted by prompt length.
@@ -139,13 +139,12 @@ class TransformersEngine:
         with self._evaluating("execution.scoring_batch_size"):
             for batch, hidden_ND, labels_N in self._completions(sequences):
                 pieces = []
-                size = max(1, CHUNK_ELEMENTS // self._model.config.vocab_size)
-                for start in range(0, len(hidden_ND), size):
-                    logits = head(hidden_ND[start : start + size]).float() / temperature
+                for rows, logits in chunks(hidden_ND, head=head):
+                    logits /= temperature
                     normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
                     values, ids = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
-                    own = logits.gather(-1, labels_N[start : start + size, None])
-                    tail = torch.logsumexp(logits.scatter(-1, ids, -torch.inf), dim=-1, keepdim=True)
+                    own = logits.gather(-1, labels_N[rows, None])
+                    tail = torch.logsumexp(logits.scatter_(-1, ids, -torch.inf), dim=-1, keepdim=True)
                     pieces.append((ids, *(part - normaliser for part in (values, tail, own))))
                 columns = [torch.cat(part).cpu() for part in zip(*pieces, strict=True)]
                 start = 0
@@ -160,20 +159,24 @@ class TransformersEngine:
         head = head_of(self._model)
         total, count = 0.0, 0
         with self._evaluating("execution.scoring_batch_size"):
-            for micro_batch in self._collated(items):
-                hidden_ND = hidden_states(self._model, micro_batch["input_ids"]).flatten(0, 1)[
-                    micro_batch["positions_N"]
-                ]
-                size = max(1, CHUNK_ELEMENTS // self._model.config.vocab_size)
-                for start in range(0, len(hidden_ND), size):
-                    kd = sparse_divergence(
-                        head(hidden_ND[start : start + size]).float(),
-                        micro_batch["teacher_ids_NK"][start : start + size],
-                        micro_batch["teacher_logprobs_NK"][start : start + size],
-                        divergence="forward_kl",
-                        tail="bucket",
-                    )
-                    total += float(kd.sum())
+            for batch in self._collated(items):
+                hidden_ND = hidden_states(self._model, batch["input_ids"]).flatten(0, 1)[batch["positions_N"]]
+                teacher = teacher_of(
+                    batch["teacher_ids_NK"],
+                    batch["teacher_logprobs_NK"],
+                    batch["teacher_tail_N"],
+                    batch["teacher_token_logprobs_N"],
+                )
+                sums = completion_loss(
+                    hidden_ND,
+                    batch["labels_N"],
+                    batch["weights_N"],
+                    batch["ce_mask_N"],
+                    teacher,
+                    head=head,
+                    loss=LossSpec(),
+                )
+                total += float(sums.divergence)
                 count += len(hidden_ND)
         return total, count
 

@@ -235,19 +235,6 @@ class CurriculumSpec(Spec):
     """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178), p smoothed as (correct+1)/(n+2)."""
 
 
-class LossSpec(Spec):
-    """(1-lambda)·CE + lambda·D over completion tokens (arXiv 2509.26497)."""
-
-    kd_weight: float = Field(default=0.9, ge=0, le=1, alias="lambda")
-    """Weight of the divergence; the paper's and NPD's 0.9."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """D: KL(teacher || student), the paper's; KL(student || teacher); or the mean of both to their mixture."""
-    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
-    """What happens to the mass outside the teacher's top-k; `bucket` is the ghost token of arXiv 2503.16870."""
-    ce_on: Literal["all", "correct", "label"] = "all"
-    """Which completions carry the cross-entropy term."""
-
-
 class ExecutionSpec(Spec):
     """How the work is cut for this machine. Not part of any fingerprint: changing it redoes nothing."""
 

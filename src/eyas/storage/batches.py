@@ -44,7 +44,7 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
     """Right-padded rows and, flattened over completion tokens N, everything the loss needs.
 
     `positions_N` index the flattened [B*T] hidden states that predict the labels: labels are shifted here, once.
-    Entry lists are padded to the longest K with the row's first id and log-prob -inf (see losses.py).
+    Entry lists are padded to the longest K with the row's first id and log-prob -inf (see losses/teacher.py).
     """
     width = max(sum(items[index].length for index in row) for row in rows)
     input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
@@ -55,6 +55,7 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
     ce_mask: list[float] = []
     entries: list[tuple[list[int], list[float]]] = []
     masses: list[float] = []
+    token_logprobs: list[float] = []
     for number, row in enumerate(rows):
         start = 0
         for index in row:
@@ -71,6 +72,7 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
             if item.scores is not None:
                 entries += zip(item.scores.ids, item.scores.logprobs, strict=True)
                 masses += item.scores.captured_mass
+                token_logprobs += item.scores.token_logprobs
             start += len(ids)
         if packed and start < width:
             position_ids[number, start:] = torch.arange(width - start)
@@ -88,9 +90,12 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
         padded_ids = [ids + ids[:1] * (width_k - len(ids)) for ids, _ in entries]
         padded_logprobs = [values + [float("-inf")] * (width_k - len(values)) for _, values in entries]
         batch["teacher_ids_NK"] = torch.tensor(padded_ids)
+        masses_N = torch.tensor(masses, dtype=torch.float64)
         batch["teacher_logprobs_NK"] = decoded_logprobs(
-            torch.tensor(padded_logprobs, dtype=torch.float64), torch.tensor(masses, dtype=torch.float64)
-        )
+            torch.tensor(padded_logprobs, dtype=torch.float64), masses_N
+        ).float()
+        batch["teacher_tail_N"] = torch.log1p(-masses_N).float()
+        batch["teacher_token_logprobs_N"] = torch.tensor(token_logprobs)
     return batch
 
 
