@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from eyas.sampling import inverse_cdf
+
 
 def draw_targets(logits_NV: Tensor, uniforms_NS: Tensor) -> tuple[Tensor, Tensor]:
     """Ids drawn with replacement from softmax(logits), and how often each one was: int64 [N, S], the oftenest first.
 
-    One draw per uniform in [0, 1), by the inverse of the cumulated distribution in float64. Rows with fewer different
+    One draw per uniform in [0, 1). Rows with fewer different
     ids are padded with id 0, drawn 0 times. E[count / S] is the teacher's distribution, so that a student which learns
     from the shares is taught without bias; learning from the top-k alone is not (arXiv 2503.16870, section 3). Not that
     paper's importance sampling: the proposal is the target itself, its temperature the logits'.
     """
-    mass_NV = logits_NV.double().softmax(dim=-1).cumsum(dim=-1)
-    total_N1 = mass_NV[:, -1:]
-    wanted_NS = torch.minimum(uniforms_NS.to(mass_NV) * total_N1, total_N1.nextafter(torch.zeros_like(total_N1)))
-    drawn_NS = torch.searchsorted(mass_NV, wanted_NS, right=True).sort(dim=-1).values
+    weights_NV = (logits_NV - logits_NV.amax(dim=-1, keepdim=True)).exp_()
+    drawn_NS = inverse_cdf(weights_NV, uniforms_NS).sort(dim=-1).values
     first_NS = torch.ones_like(drawn_NS, dtype=torch.bool)
     first_NS[:, 1:] = drawn_NS[:, 1:] != drawn_NS[:, :-1]
     slot_NS = first_NS.cumsum(dim=-1) - 1

@@ -77,8 +77,8 @@ class SlotCache(Cache):
         super().__init__(layers=[SlotLayer(self) for _ in range(model.config.num_hidden_layers)])
 
     def fill(self, slots: Tensor, rows: Tensor, lengths: Tensor) -> None:
-        """The next forward pass is a prefill of right-padded prompts: row `rows[i]`, of `lengths[i]` tokens, is for slot
-        `slots[i]`; several slots may take the same row."""
+        """The next forward pass is a prefill of right-padded prompts: row `rows[i]`, of `lengths[i]` tokens, is for
+        slot `slots[i]`; several slots may take the same row."""
         self.prefill = (slots, rows)
         self.lengths[slots] = lengths
 
@@ -99,9 +99,12 @@ class SlotCache(Cache):
         self.slots = len(slots)
         self.every = self.every[: self.slots]
 
+
 def attention_masks(config: PreTrainedConfig, visible_BQK: Tensor, *, ages: Tensor) -> Tensor | dict[str, Tensor]:
-    """Mask [B, 1, Q, K] from what each query may see and how many positions `ages` [B, Q, K] it is behind it; by kind of
-    layer where the model has several kinds, of which one looks back no further than its window."""
+    """Mask [B, 1, Q, K] from what each query may see and how many positions `ages` [B, Q, K] it is behind it.
+
+    By kind of layer where the model has several kinds, of which one looks back no further than its window.
+    """
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     full = visible_BQK[:, None]
@@ -123,9 +126,7 @@ def cached_states(
     decoder = model.get_decoder()
     name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
     # Renamed in transformers 5; the other name would be swallowed, and decoding see the last token alone.
-    output = decoder(
-        input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=True, **{name: cache}
-    )
+    output = decoder(input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=True, **{name: cache})
     states: Tensor = output.last_hidden_state
     return states
 

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from eyas.engines.base import Request, Sampled
 from eyas.engines.cache import SlotCache, cached_states, require_written
-from eyas.engines.sampling import next_tokens, uniform_streams
 from eyas.losses import Head
 from eyas.recipe import SamplingSpec
 from eyas.records import FinishReason
+from eyas.sampling import next_tokens, uniform_streams
 
 FREE = -1
 ADMIT = 1 / 8
@@ -119,7 +119,9 @@ class Decoder:
                 tokens = tokens[used]
                 used = np.arange(len(used))
             mask = cache.step()
-            hidden_BD = cached_states(self._model, tokens[:, None], cache, positions_BT=cache.lengths[:, None], mask=mask)[:, -1]
+            hidden_BD = cached_states(
+                self._model, tokens[:, None], cache, positions_BT=cache.lengths[:, None], mask=mask
+            )[:, -1]
             cache.lengths[used] += 1
             yield from self._draw(state, cache, tokens, hidden_BD[used], used)
 

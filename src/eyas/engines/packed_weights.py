@@ -34,7 +34,7 @@ def packed_weights(module: nn.Module, *, rows: int) -> Iterator[None]:
     layers = [layer for layer in module.modules() if type(layer) is nn.Linear and _can_pack(layer)]
     try:
         for layer in layers:
-            layer.forward = _Packed(layer, rows)  # type: ignore[method-assign]
+            layer.forward = _Packed(layer, rows)  # type: ignore[assignment,method-assign]
         yield
     finally:
         for layer in layers:
@@ -43,4 +43,4 @@ def packed_weights(module: nn.Module, *, rows: int) -> Iterator[None]:
 
 def _can_pack(layer: nn.Linear) -> bool:
     weight = layer.weight
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkl.is_available()
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from eyas.engines.sampling import uniform_streams
 from eyas.recipe import ScoreSpec
 from eyas.records import seed_for
+from eyas.sampling import uniform_streams
 from eyas.storage.scores import TeacherScores
 from eyas.targets import draw_targets
 

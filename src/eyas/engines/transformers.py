@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from eyas.engines.base import Ids, Request, Sampled
 from eyas.engines.decoding import Decoder
 from eyas.engines.packed_weights import packed_weights
+from eyas.engines.prefill import completion_states
+from eyas.engines.scoring import described, target_uniforms, teacher_scores
 from eyas.errors import DataError, OutOfMemory
-from eyas.losses import CHUNK_ELEMENTS, Head, sparse_divergence
+from eyas.losses import Head, chunks, completion_loss
 from eyas.packing import padded_rows
-from eyas.recipe import ExecutionSpec, SamplingSpec, ScoreSpec
-from eyas.records import seed_for, token_hash
-from eyas.storage.backbone import head_of, hidden_states
+from eyas.recipe import ExecutionSpec, LossSpec, SamplingSpec, ScoreSpec
+from eyas.records import token_hash
+from eyas.storage.backbone import head_of, hidden_states, teacher_of
 from eyas.storage.batches import TrainingItem, collate
 from eyas.storage.hardware import is_out_of_memory
 from eyas.storage.scores import TeacherScores
-from eyas.targets import draw_targets
+
 
 class TransformersEngine:
     """Generates and scores with a model in memory; see `Engine`.
@@ -38,8 +39,7 @@ class TransformersEngine:
         self._vocabulary = vocabulary
 
     def _head(self) -> Head:
-        head = head_of(self._model)
-        return lambda hidden_ND: head(hidden_ND)[..., : self._vocabulary]
+        return replace(head_of(self._model), vocabulary=self._vocabulary)
 
     def generate(self, requests: Sequence[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
         """As `Engine.generate`, by continuous batching (engines/decoding.py).
@@ -95,20 +95,24 @@ class TransformersEngine:
         head = head_of(self._model)
         total, count = 0.0, 0
         with self._evaluating("execution.scoring_batch_size"):
-            for micro_batch in self._collated(items):
-                hidden_ND = hidden_states(self._model, micro_batch["input_ids"]).flatten(0, 1)[
-                    micro_batch["positions_N"]
-                ]
-                size = max(1, CHUNK_ELEMENTS // self._model.config.vocab_size)
-                for start in range(0, len(hidden_ND), size):
-                    kd = sparse_divergence(
-                        head(hidden_ND[start : start + size]).float(),
-                        micro_batch["teacher_ids_NK"][start : start + size],
-                        micro_batch["teacher_logprobs_NK"][start : start + size],
-                        divergence="forward_kl",
-                        tail="bucket",
-                    )
-                    total += float(kd.sum())
+            for batch in self._collated(items):
+                hidden_ND = hidden_states(self._model, batch["input_ids"]).flatten(0, 1)[batch["positions_N"]]
+                teacher = teacher_of(
+                    batch["teacher_ids_NK"],
+                    batch["teacher_logprobs_NK"],
+                    batch["teacher_tail_N"],
+                    batch["teacher_token_logprobs_N"],
+                )
+                sums = completion_loss(
+                    hidden_ND,
+                    batch["labels_N"],
+                    batch["weights_N"],
+                    batch["ce_mask_N"],
+                    teacher,
+                    head=head,
+                    loss=LossSpec(),
+                )
+                total += float(sums.divergence)
                 count += len(hidden_ND)
         return total, count
 

@@ -2,6 +2,7 @@
 
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
+from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
 from eyas.recipe.specs import (
     THINKING_FORMATS,
     ArithmeticSource,
@@ -11,7 +12,6 @@ from eyas.recipe.specs import (
     FileSource,
     HubSource,
     LoraSpec,
-    LossSpec,
     MixtureSource,
     ModelSpec,
     PlainSource,
@@ -36,20 +36,24 @@ from eyas.recipe.stages import (
 )
 
 __all__ = [
+    "LEGAL",
     "THINKING_FORMATS",
     "ArithmeticSource",
     "CurriculumSpec",
     "DataSource",
     "DistillStage",
+    "Divergence",
     "EvaluateStage",
     "ExecutionSpec",
     "FileSource",
     "HubSource",
     "Kind",
+    "Legal",
     "LoraSpec",
     "LossSpec",
     "MixtureSource",
     "ModelSpec",
+    "Objective",
     "PlainSource",
     "PrepareStage",
     "ReasoningGymSource",
@@ -62,6 +66,8 @@ __all__ = [
     "SftStage",
     "Stage",
     "StageSpec",
+    "Tail",
+    "Target",
     "ThinkingSpec",
     "TrainingSpec",
     "WordsSource",

@@ -68,7 +68,9 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join([f"{where}:", *explain(error, Recipe)])) from None
-    check_references(expand(recipe), has_teacher=recipe.teacher is not None, where=where)
+    stages = expand(recipe)
+    check_references(stages, has_teacher=recipe.teacher is not None, where=where)
+    check_losses(stages, where=where)
     return recipe
 
 
@@ -150,3 +152,19 @@ def check_references(stages: Sequence[Stage], *, has_teacher: bool, where: str =
                     f"{where}: stage {stage.name!r} wants {kind} in `{field}`, found {name!r}, {found}; {hint}"
                 )
         known[stage.name] = stage.makes
+
+
+def check_losses(stages: Sequence[Stage], *, where: str = "recipe") -> None:
+    """Every distillation's loss can be computed on the scores that it is given; references are checked before.
+
+    Raises: RecipeError, with what to change.
+    """
+    scores = {stage.name: stage for stage in stages if isinstance(stage, ScoreStage)}
+    rollouts = {stage.name: stage for stage in stages if isinstance(stage, RolloutStage)}
+    for stage in stages:
+        if isinstance(stage, DistillStage) and stage.scores is not None:
+            score = scores[stage.scores]
+            prefix = rollouts[score.sequences].prefix
+            problem = stage.loss.problem_with(target=score.target, prefix=prefix, temperature=score.temperature)
+            if problem is not None:
+                raise RecipeError(f"{where}: stage {stage.name!r}: {problem}.")

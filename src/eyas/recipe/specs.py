@@ -219,7 +219,7 @@ class SamplingSpec(Spec):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling (arXiv 1904.09751); 1 keeps the whole distribution."""
     min_p: float = Field(default=0.0, ge=0, le=1)
-    """Of these, tokens with at least this share of the most probable one's probability (arXiv 2407.01082); 0 keeps all."""
+    """Of these, tokens with this share of the likeliest one's probability or more (arXiv 2407.01082); 0 keeps all."""
     max_completion_tokens: int = Field(default=256, ge=1)
     """A completion that reaches this is cut, gets no EOS and the finish reason `length`."""
 
@@ -235,19 +235,6 @@ class CurriculumSpec(Spec):
     """Order of the examples within an epoch."""
     weight: Literal["uniform", "frontier"] = "uniform"
     """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178), p smoothed as (correct+1)/(n+2)."""
-
-
-class LossSpec(Spec):
-    """(1-lambda)·CE + lambda·D over completion tokens (arXiv 2509.26497)."""
-
-    kd_weight: float = Field(default=0.9, ge=0, le=1, alias="lambda")
-    """Weight of the divergence; the paper's and NPD's 0.9."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """D: KL(teacher || student), the paper's; KL(student || teacher); or the mean of both to their mixture."""
-    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
-    """What happens to the mass outside the teacher's top-k; `bucket` is the ghost token of arXiv 2503.16870."""
-    ce_on: Literal["all", "correct", "label"] = "all"
-    """Which completions carry the cross-entropy term."""
 
 
 class ExecutionSpec(Spec):

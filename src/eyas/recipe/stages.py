@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from eyas.recipe.loss import LossSpec, Target
 from eyas.recipe.specs import (
     CurriculumSpec,
     DataSource,
-    LossSpec,
     ModeMix,
     PlainSource,
     SamplingSpec,
@@ -68,7 +68,7 @@ class SftStage(StageSpec):
     """Supervised fine-tuning: cross-entropy on completions of labelled examples, or of given sequences."""
 
     makes: ClassVar[Kind] = "model"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     type: Literal["sft"]
     model: str = "student"
     """`student`, or the stage whose weights to start from."""
@@ -150,9 +150,9 @@ class RolloutStage(RolloutSpec, StageSpec):
 class ScoreSpec(Spec):
     """What is kept of the teacher's distribution, in a score stage and in the scoring inside a distill stage."""
 
-    target: Literal["top_k", "random_sampling"] = "top_k"
+    target: Target = "top_k"
     """`top_k`: its likeliest ids, the rest in a tail. `random_sampling`: ids drawn from it with replacement, each with
-    its share of the draws and no tail, a target without bias (arXiv 2503.16870)."""
+    its share of the draws and no tail, a target without bias (arXiv 2503.16870); only for `forward_kl`."""
     top_k: int = Field(default=10, ge=1)
     """Entries per token at most; the paper's 10. Nothing to `random_sampling`."""
     mass: float = Field(default=0.9999, gt=0, le=1)

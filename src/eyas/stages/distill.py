@@ -34,6 +34,7 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
         modes=stage.modes,
         steps=planned_steps(context, lambda: steps),
         card=_card(stage, context, steps),
+        temperature=float(context.inputs["scores"].config["temperature"]),
     )
     return facts | {"dropped_too_long": too_long}
 
@@ -70,7 +71,7 @@ def _card(stage: DistillStage, context: StageContext, steps: int) -> str:
     loss = stage.loss
     return (
         f"# {context.recipe.name}: {stage.name}\n\nOffline distillation by eyas from `{stage.model}` on {stage.prefix} "
-        f"prefixes: lambda {loss.kd_weight:g}, {loss.divergence} with tail {loss.tail}, {steps} steps of "
+        f"prefixes: lambda {loss.kd_weight:g}, {loss.summary}, {steps} steps of "
         f"{stage.training.batch_size} sequences at learning rate {stage.training.learning_rate:g}, "
         f"seed {context.recipe.seed}.\n"
     )

@@ -49,8 +49,8 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
     """Right-padded rows and, flattened over completion tokens N, everything the loss needs.
 
     `positions_N` index the flattened [B*T] hidden states that predict the labels: labels are shifted here, once.
-    Entry lists are padded to the longest K with the row's first id and log-prob -inf (see losses.py); all items have
-    scores, or none.
+    Entry lists are padded to the longest K with the row's first id and log-prob -inf (see losses/teacher.py); all
+    items have scores, or none.
     """
     order = [items[index] for row in rows for index in row]
     sequences = [item.sequence for item in order]

@@ -91,12 +91,15 @@ def finetune(
     modes: Mapping[Mode, float] | None,
     steps: int,
     card: str,
+    temperature: float = 1.0,
     selections: Sequence[int] = (),
     validate: Validate | None = None,
 ) -> dict[str, Any]:
     """Train from the context's input model on `items`, write `model/` and `log.jsonl`, return the facts.
 
     Weights are trained in float32, with autocast where the model's own type is narrower, and saved in that type.
+
+    `temperature` is the one that the teacher was scored at.
 
     With `validate` the weights after each step in `selections` are candidates and the best one is saved.
 
@@ -117,7 +120,7 @@ def finetune(
         micro_batch_size=context.execution.micro_batch_size,
         pad_id=int(tokenizer.pad_token_id or 0),
     )
-    attach_loss(model, loss)
+    attach_loss(model, loss, temperature=temperature)
     trainable = _with_lora(model, training)
     candidates = _Candidates(context.directory / "candidates", trainable)
     pace = _Pace(context.progress)

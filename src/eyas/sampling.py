@@ -24,8 +24,8 @@ def uniform_streams(seeds: Sequence[int], count: int) -> Tensor:
 def next_tokens(logits_BV: Tensor, uniforms_B: Tensor | None, *, sampling: SamplingSpec) -> tuple[Tensor, Tensor]:
     """(ids [B], log-probs [B] of the distribution drawn from): greedy without uniforms, else by inverse CDF.
 
-    Temperature divides the logits; then the smallest set of tokens with mass top_p is kept (arXiv 1904.09751), and of it
-    those with at least min_p times the probability of the most probable one (arXiv 2407.01082); the rest is renormalised.
+    Temperature divides the logits; then the smallest set of tokens with mass top_p is kept (arXiv 1904.09751), and of
+    it those with at least min_p times the probability of the likeliest one (arXiv 2407.01082), renormalised.
     """
     if uniforms_B is None:
         return logits_BV.argmax(dim=-1), torch.zeros(len(logits_BV), device=logits_BV.device)
