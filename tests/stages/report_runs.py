@@ -152,7 +152,9 @@ def _write(
             ]
             (directory / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         chosen = {"selected_step": 80, "candidates": [{"step": 40, "accuracy": 0.6}, {"step": 80, "accuracy": 0.68}]}
-        facts = {"tokens": 50_000, "steps": 100, "sequences": 600, "dropped_too_long": 0 if bare else 3}
+        facts = {"tokens": 50_000, "steps": 100, "sequences": 600}
+        if not bare:
+            facts["dropped"] = {"longer_than_max_length": 3}
         facts["pass_rates"] = {"graded": 123, "pseudo": 0, "unknown": 477}
         return facts | (chosen if stage.type == "sft" and stage.select == "best" and not bare else {})
     if stage.type == "evaluate":

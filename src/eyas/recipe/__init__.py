@@ -2,6 +2,7 @@
 
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
+from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
 from eyas.recipe.specs import (
     THINKING_FORMATS,
     ArithmeticSource,
@@ -39,6 +40,7 @@ __all__ = [
     "ArithmeticSource",
     "CurriculumSpec",
     "DataSource",
+    "DistillSelectionSpec",
     "DistillStage",
     "EvaluateStage",
     "ExecutionSpec",
@@ -57,6 +59,7 @@ __all__ = [
     "RolloutStage",
     "SamplingSpec",
     "ScoreStage",
+    "SelectionSpec",
     "SftStage",
     "Stage",
     "StageSpec",

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from eyas.engines.likelihood import load_engine, staleness, staleness_sample, student_nll
 from eyas.errors import ArtifactError, DataError
 from eyas.recipe import DistillStage
 from eyas.records import SequenceRecord, TeacherScores
+from eyas.selection import delta_ifd
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
-from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps
+from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps, selected
+from eyas.storage.nll import DIRECTORY, read_nll
 from eyas.storage.shards import read_records
 
 
 def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
-    """Train and write `model/`.
+    """Select, train and write `model/`; staleness is that of all rollouts, before the selection.
 
-    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence is too long or none can carry
-        be told correct though the loss asks for it.
+    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence is too long or left out, or none
+        can be told correct though the loss asks for it.
     """
     sequences = list(read_records(context.inputs["sequences"].path / "sequences", kind=SequenceRecord))
-    items, too_long = fit_length(_scored(stage, context, sequences), max_length=stage.training.max_length)
+    fitting, too_long = fit_length(_scored(stage, context, sequences), max_length=stage.training.max_length)
+    items, dropped = selected(
+        fitting, spec=stage.selection, stage=stage.name, delta_ifds=_ifds(stage, context, fitting)
+    )
     size = stage.training.batch_size
     steps = stage.training.steps or max(1, round(len(items) * (stage.training.epochs or 1.0) / size))
+    sample = staleness_sample(sequences)
+    before = _staleness(context.model_path(), sample, context)
     facts = finetune(
         items,
         context=context,
@@ -34,7 +43,25 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
         steps=planned_steps(context, lambda: steps),
         card=_card(stage, context, steps),
     )
-    return facts | {"dropped_too_long": too_long}
+    if sample:
+        after = _staleness(context.directory / "model", sample, context)
+        sampling = context.inputs["sequences"].config.get("sampling")
+        facts |= {"staleness": {"before": before, "after": after, "sampling": sampling}}
+    return facts | {"dropped": dropped | {"longer_than_max_length": too_long}}
+
+
+def _ifds(stage: DistillStage, context: StageContext, items: list[TrainingItem]) -> list[float | None] | None:
+    """Delta-IFD of each item, None without a window for it."""
+    if stage.selection.delta_ifd is None:
+        return None
+    sequences = [item.sequence for item in items]
+    teacher = read_nll(context.inputs["scores"].path / DIRECTORY)
+    student = student_nll(sequences, context=context)
+    return [delta_ifd(teacher=teacher[key], student=student[key]) for key in (item.token_hash for item in sequences)]
+
+
+def _staleness(path: Path, sample: list[SequenceRecord], context: StageContext) -> dict[str, Any] | None:
+    return staleness(load_engine(path, context=context), sample) if sample else None
 
 
 def _scored(stage: DistillStage, context: StageContext, sequences: list[SequenceRecord]) -> list[TrainingItem]:
