@@ -127,7 +127,7 @@ def test_every_long_loop_is_found(period: list[int], times: int) -> None:
 
 def test_no_worked_arithmetic_is_taken_for_a_loop() -> None:
     source = ArithmeticSource(type="arithmetic", terms=(2, 3, 4, 5))
-    made = load_examples(source, split="labelled", count=400, seed=0)
+    made = load_examples(source, split="train", count=400, seed=0)
     texts = [f"<think>\n{item.reasoning}\n</think>\n\n{item.answer}" for item in made]
     assert max(map(repeated_share, texts)) < 0.5
     # A derivation that states its equation, solves it and checks it by putting the numbers back in.

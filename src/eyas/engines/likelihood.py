@@ -1,20 +1,16 @@
-"""How likely a model finds sequences that exist: with and without their prompt, and since they were sampled."""
+"""How likely a model finds completions with and without their prompt, for the delta-IFD window."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from eyas.engines.base import Ids
 from eyas.engines.transformers import TransformersEngine
 from eyas.records import SequenceRecord
 from eyas.selection import Nll, later_nll
-from eyas.stats import token_mean
 from eyas.storage.context import StageContext
 from eyas.storage.models import device_of, load_model
 from eyas.storage.nll import DIRECTORY, read_nll, write_nll
@@ -23,8 +19,6 @@ from eyas.storage.tokenization import load_tokenizer, vocabulary_size
 
 SHARD = 2048
 """Distinct sequences per shard of likelihoods, a closed unit of work."""
-STALENESS_SEQUENCES = 128
-"""Rollouts on which staleness is estimated: two prefills of them are little beside the training on thousands."""
 
 
 def load_engine(path: Path, *, context: StageContext) -> TransformersEngine:
@@ -62,23 +56,3 @@ def student_nll(sequences: Sequence[SequenceRecord], *, context: StageContext) -
             context.clock.save()
             context.progress.advance(len(unit))
     return read_nll(directory)
-
-
-def staleness_sample(sequences: Sequence[SequenceRecord]) -> list[SequenceRecord]:
-    """Up to STALENESS_SEQUENCES that a student sampled, chosen by the hash of their tokens, so the same every time."""
-    sampled = [item for item in sequences if item.source == "student" and item.sampling_logprobs]
-    return sorted(sampled, key=lambda item: item.token_hash)[:STALENESS_SEQUENCES]
-
-
-def staleness(engine: TransformersEngine, sample: Sequence[SequenceRecord]) -> dict[str, Any]:
-    """KL(policy that sampled || the engine's model) in nats per completion token, estimated on what it sampled.
-
-    The mean over tokens of log q(y_t) - log p(y_t), unbiased under q (the estimator k1 of
-    http://joschu.net/blog/kl-approx.html), which may come out negative; 95 % bootstrap interval over sequences. q is
-    the distribution as it was sampled, temperature and nucleus included, p the model's own at temperature 1: fresh
-    rollouts have 0 only if they were sampled so too. NPD (arXiv 2605.05940) calls rollouts near-policy up to ~0.10.
-    """
-    rows = engine.token_logprobs([(item.prompt_ids, item.completion_ids) for item in sample])
-    return asdict(
-        token_mean([np.subtract(item.sampling_logprobs, row) for item, row in zip(sample, rows, strict=True)])
-    )

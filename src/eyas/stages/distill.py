@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from eyas.engines.likelihood import load_engine, staleness, staleness_sample, student_nll
+from eyas.engines.likelihood import student_nll
+from eyas.engines.staleness import staleness_after, staleness_before, staleness_sample
 from eyas.errors import ArtifactError, DataError
 from eyas.recipe import DistillStage
 from eyas.records import SequenceRecord, TeacherScores
@@ -31,7 +32,7 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
     size = stage.training.batch_size
     steps = stage.training.steps or max(1, round(len(items) * (stage.training.epochs or 1.0) / size))
     sample = staleness_sample(sequences)
-    before = _staleness(context.model_path(), sample, context)
+    before = staleness_before(sample, context=context) if sample else None
     facts = finetune(
         items,
         context=context,
@@ -43,10 +44,10 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
         steps=planned_steps(context, lambda: steps),
         card=_card(stage, context, steps),
     )
-    if sample:
-        after = _staleness(context.directory / "model", sample, context)
+    if before is not None:
+        after = staleness_after(sample, before=before, context=context)
         sampling = context.inputs["sequences"].config.get("sampling")
-        facts |= {"staleness": {"before": before, "after": after, "sampling": sampling}}
+        facts |= {"staleness": {"before": asdict(before), "after": asdict(after), "sampling": sampling}}
     return facts | {"dropped": dropped | {"longer_than_max_length": too_long}}
 
 
@@ -58,10 +59,6 @@ def _ifds(stage: DistillStage, context: StageContext, items: list[TrainingItem])
     teacher = read_nll(context.inputs["scores"].path / DIRECTORY)
     student = student_nll(sequences, context=context)
     return [delta_ifd(teacher=teacher[key], student=student[key]) for key in (item.token_hash for item in sequences)]
-
-
-def _staleness(path: Path, sample: list[SequenceRecord], context: StageContext) -> dict[str, Any] | None:
-    return staleness(load_engine(path, context=context), sample) if sample else None
 
 
 def _scored(stage: DistillStage, context: StageContext, sequences: list[SequenceRecord]) -> list[TrainingItem]:
