@@ -21,6 +21,7 @@ FLOORS = (
         "packing",
         "curriculum",
         "filtering",
+        "selection",
         "stats",
         "thinking",
         "splits",

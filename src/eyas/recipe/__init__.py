@@ -3,6 +3,7 @@
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
+from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
 from eyas.recipe.specs import (
     THINKING_FORMATS,
     ArithmeticSource,
@@ -41,6 +42,7 @@ __all__ = [
     "ArithmeticSource",
     "CurriculumSpec",
     "DataSource",
+    "DistillSelectionSpec",
     "DistillStage",
     "Divergence",
     "EvaluateStage",
@@ -63,6 +65,7 @@ __all__ = [
     "SamplingSpec",
     "ScoreSpec",
     "ScoreStage",
+    "SelectionSpec",
     "SftStage",
     "Stage",
     "StageSpec",

@@ -97,9 +97,11 @@ def _expand_distill(stage: DistillStage) -> list[Stage]:
             type="rollout", name=f"{stage.name}.{number}.rollout", model=sampler, data=stage.data, prefix=stage.prefix,
             **stage.rollout.model_dump() | ({"prompts": "labelled"} if stage.prefix == "label" else {}),
         )  # fmt: skip
+        unconditional = stage.score.unconditional or stage.selection.delta_ifd is not None
         score = ScoreStage(
-            type="score", name=f"{stage.name}.{number}.score", sequences=rollout.name, **stage.score.model_dump()
-        )
+            type="score", name=f"{stage.name}.{number}.score", sequences=rollout.name,
+            **stage.score.model_dump() | {"unconditional": unconditional},
+        )  # fmt: skip
         made += [
             rollout,
             score,
@@ -152,6 +154,19 @@ def check_references(stages: Sequence[Stage], *, has_teacher: bool, where: str =
                     f"{where}: stage {stage.name!r} wants {kind} in `{field}`, found {name!r}, {found}; {hint}"
                 )
         known[stage.name] = stage.makes
+    _check_delta_ifd(stages, where=where)
+
+
+def _check_delta_ifd(stages: Sequence[Stage], *, where: str) -> None:
+    """A window for delta-IFD needs scores that hold the teacher's perplexities without the prompt."""
+    lacking = {stage.name for stage in stages if isinstance(stage, ScoreStage) and not stage.unconditional}
+    for stage in stages:
+        if isinstance(stage, DistillStage) and stage.selection.delta_ifd is not None and stage.scores in lacking:
+            raise RecipeError(
+                f"{where}: stage {stage.name!r} has `selection.delta_ifd`, but its scores {stage.scores!r} do not say "
+                "how likely the teacher finds completions without their prompt. Add `unconditional: true` to stage "
+                f"{stage.scores!r}."
+            )
 
 
 def check_losses(stages: Sequence[Stage], *, where: str = "recipe") -> None:

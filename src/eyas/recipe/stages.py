@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from eyas.recipe.loss import LossSpec, Target
+from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
 from eyas.recipe.specs import (
     CurriculumSpec,
     DataSource,
@@ -76,6 +77,8 @@ class SftStage(StageSpec):
     """The prepare stage whose labelled and validation examples are used."""
     sequences: str | None = None
     """Rollout stage whose completions are trained on instead of the labels (seqkd)."""
+    selection: SelectionSpec = SelectionSpec()
+    """Which of `sequences` are trained on; by default all that were not cut at their length limit."""
     modes: ModeMix = Field(default={"reasoning": 1.0}, min_length=1)
     """Share of each mode, drawn over the labelled examples; {reasoning: 3, fast: 1} is the paper's second stage."""
     training: TrainingSpec = TrainingSpec()
@@ -103,6 +106,8 @@ class SftStage(StageSpec):
             self.curriculum.order != "shuffle" or self.curriculum.weight != "uniform"
         ):
             raise ValueError("a curriculum in sft needs `curriculum.rollouts`, the stage that measured the pass rates")
+        if self.sequences is None and self.selection != SelectionSpec():
+            raise ValueError("`selection` chooses among `sequences`; labels are trained on as they are, so drop it")
         return self
 
     def references(self) -> dict[str, tuple[str, Kind]]:
@@ -164,6 +169,17 @@ class ScoreSpec(Spec):
     """Draws per token of `random_sampling`; the paper's 50, about a dozen different ids."""
     temperature: float = Field(default=1.0, gt=0)
     """Divides the teacher's logits. Cannot be undone later, hence a property of the scores."""
+    unconditional: bool = False
+    """Also keep how likely the teacher finds each completion without its prompt: another prefill of the completions.
+    Set by `expand` where `selection.delta_ifd` needs it."""
+
+    @model_validator(mode="after")
+    def _perplexities(self) -> ScoreSpec:
+        if self.unconditional and self.temperature != 1:
+            raise ValueError(
+                f"`unconditional` keeps perplexities: it needs `temperature` 1, found {self.temperature:g}"
+            )
+        return self
 
 
 class ScoreStage(ScoreSpec, StageSpec):
@@ -213,6 +229,8 @@ class DistillStage(StageSpec):
     """What is kept of the teacher's distribution."""
     scores: str | None = None
     """Score stage to train on, instead of `prefix`, `rounds`, `rollout` and `score`."""
+    selection: DistillSelectionSpec = DistillSelectionSpec()
+    """Which of the scored sequences are trained on; by default all."""
     modes: ModeMix | None = None
     """Share of each mode among the trained sequences; by default as sampled."""
     loss: LossSpec = LossSpec()
@@ -226,6 +244,12 @@ class DistillStage(StageSpec):
     def _labels_for_ce(self) -> DistillStage:
         if self.loss.ce_on == "label" and self.scores is None and self.prefix != "label":
             raise ValueError(f"`loss.ce_on: label` needs `prefix: label`: {self.prefix} prefixes are no labels")
+        return self
+
+    @model_validator(mode="after")
+    def _untempered(self) -> DistillStage:
+        if self.selection.delta_ifd is not None and self.scores is None and self.score.temperature != 1:
+            raise ValueError("`selection.delta_ifd` compares perplexities, so it needs `score.temperature: 1`")
         return self
 
     def references(self) -> dict[str, tuple[str, Kind]]:

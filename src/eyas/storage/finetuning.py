@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from eyas.curriculum import Key, PassRates, frontier_weights, majority_answers, pass_rates, training_order
 from eyas.errors import ArtifactError, DataError
-from eyas.recipe import CurriculumSpec, LossSpec, TrainingSpec
+from eyas.recipe import CurriculumSpec, LossSpec, SelectionSpec, TrainingSpec
 from eyas.records import Mode, SequenceRecord, seed_for
+from eyas.selection import select
 from eyas.storage.artifacts import Artifact, atomic_path, read_json, write_json
 from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
@@ -45,6 +46,28 @@ def fit_length(items: Sequence[TrainingItem], *, max_length: int) -> tuple[list[
             "(or none at all). Raise it, or look at what the stages before made."
         )
     return kept, len(items) - len(kept)
+
+
+def selected(
+    items: Sequence[TrainingItem],
+    *,
+    spec: SelectionSpec,
+    stage: str,
+    delta_ifds: Sequence[float | None] | None = None,
+) -> tuple[list[TrainingItem], dict[str, int]]:
+    """(items that `eyas.selection.select` keeps, reason -> how many it left out).
+
+    Raises: DataError, if none is left.
+    """
+    made = select([item.sequence for item in items], spec=spec, delta_ifds=delta_ifds)
+    if not made.kept:
+        counts = ", ".join(f"{reason} {number}" for reason, number in made.dropped.most_common())
+        settings = ", ".join(f"{name}: {value}" for name, value in spec.model_dump(exclude_none=True).items())
+        raise DataError(
+            f"stage {stage!r}: `selection` {{{settings}}} leaves none of {len(items)} sequences to train on "
+            f"(dropped: {counts}). Loosen it, or look at what the stages before made."
+        )
+    return [items[index] for index in made.kept], dict(made.dropped)
 
 
 def measured_rates(context: StageContext, *, fallback: str | None) -> PassRates:
