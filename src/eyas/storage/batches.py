@@ -44,9 +44,12 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
     """Right-padded rows and, flattened over completion tokens N, everything the loss needs.
 
     `positions_N` index the flattened [B*T] hidden states that predict the labels: labels are shifted here, once.
+    With `packed` it is one row, and has positions too, which restart at every sequence. Without any row it is one
+    padding token and no completion token.
     Entry lists are padded to the longest K with the row's first id and log-prob -inf (see losses.py).
     """
-    width = max(sum(items[index].length for index in row) for row in rows)
+    rows = rows or [()]
+    width = max(1, *(sum(items[index].length for index in row) for row in rows))
     input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     position_ids = torch.zeros((len(rows), width), dtype=torch.long)
     positions: list[int] = []
@@ -72,14 +75,12 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
                 entries += zip(item.scores.ids, item.scores.logprobs, strict=True)
                 masses += item.scores.captured_mass
             start += len(ids)
-        if packed and start < width:
-            position_ids[number, start:] = torch.arange(width - start)
     batch = {
         "input_ids": input_ids,
-        "positions_N": torch.tensor(positions),
-        "labels_N": torch.tensor(labels),
-        "weights_N": torch.tensor(weights),
-        "ce_mask_N": torch.tensor(ce_mask),
+        "positions_N": torch.tensor(positions, dtype=torch.long),
+        "labels_N": torch.tensor(labels, dtype=torch.long),
+        "weights_N": torch.tensor(weights, dtype=torch.float32),
+        "ce_mask_N": torch.tensor(ce_mask, dtype=torch.float32),
     }
     if packed:
         batch["position_ids"] = position_ids
@@ -115,11 +116,12 @@ class StepLoader:
         training: TrainingSpec,
         micro_batch_size: int,
         pad_id: int,
+        packed: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self._items, self._order, self._training = items, order, training
-        self._micro_batch_size, self._pad_id = micro_batch_size, pad_id
+        self._micro_batch_size, self._pad_id, self._packed = micro_batch_size, pad_id, packed
         self._rank, self._world_size = rank, world_size
         self.start_step = 0
 
@@ -140,22 +142,15 @@ class StepLoader:
         return sum(self._items[index].length for index in self._order[: step * self._training.batch_size])
 
     def step(self, step: int) -> StepBatch:
-        """The step's share of this rank: the ranks take turns in the order, and do equally many passes."""
-        indices = self.step_indices(step)
-        items = [self._items[index] for index in indices[self._rank :: self._world_size]]
-        lengths = [item.length for item in items]
-        packed = self._training.packing
-        most = -(-len(indices) // self._world_size)
-        count = None if self._world_size == 1 else max(1, -(-most // self._micro_batch_size))
-        groups = (
-            packed_rows(
-                lengths, row_length=self._training.max_length, micro_batch_size=self._micro_batch_size, count=count
-            )
-            if packed
-            else padded_rows(lengths, micro_batch_size=self._micro_batch_size, count=count)
-        )
+        """The step's share of this rank; every rank does equally many passes, some of them possibly empty."""
+        items = [self._items[index] for index in self.step_indices(step)]
+        layout = packed_rows if self._packed else padded_rows
+        groups = layout(
+            [item.length for item in items], micro_batch_size=self._micro_batch_size, ranks=self._world_size
+        )[self._rank :: self._world_size]
+        own = [items[index] for rows in groups for row in rows for index in row]
         return StepBatch(
-            micro_batches=[collate(items, rows, pad_id=self._pad_id, packed=packed) for rows in groups],
-            completion_tokens=sum(len(item.sequence.completion_ids) for item in items),
-            tokens=sum(lengths),
+            micro_batches=[collate(items, rows, pad_id=self._pad_id, packed=self._packed) for rows in groups],
+            completion_tokens=sum(len(item.sequence.completion_ids) for item in own),
+            tokens=sum(item.length for item in own),
         )
