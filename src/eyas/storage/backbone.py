@@ -30,7 +30,8 @@ def hidden_states(
     """
     decoder = model.get_decoder()
     with nullcontext() if position_ids_1T is None else packed_attention(decoder, position_ids_1T):
-        output = (compiled or decoder)(input_ids=input_ids_BT, position_ids=position_ids_1T, use_cache=False)
+        run = decoder if compiled is None else compiled
+        output = run(input_ids=input_ids_BT, position_ids=position_ids_1T, use_cache=False)
     states: Tensor = output.last_hidden_state
     return states
 
