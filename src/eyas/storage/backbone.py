@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -11,15 +14,26 @@ from transformers import PreTrainedModel
 from eyas.errors import ModelError
 from eyas.losses import Head, LossSums, SparseTeacher, completion_loss
 from eyas.recipe import LossSpec
+from eyas.storage.attention import packed_attention
 
 
-def hidden_states(model: PreTrainedModel, input_ids_BT: Tensor, position_ids_BT: Tensor | None = None) -> Tensor:
-    """Last hidden states [B, T, D] of right-padded or packed rows, without cache and without attention mask.
+def hidden_states(
+    model: PreTrainedModel,
+    input_ids_BT: Tensor,
+    position_ids_1T: Tensor | None = None,
+    *,
+    compiled: Callable[..., Any] | None = None,
+) -> Tensor:
+    """Last hidden states [B, T, D] of right-padded rows, or of the one packed row whose positions are given.
 
-    Right padding needs no mask under causal attention; packed rows are told apart by positions that restart,
-    which transformers honours only without a cache.
+    Without cache and without attention mask: right padding needs none under causal attention, and the sequences of a
+    packed row are told apart by positions that restart (see attention.py; transformers honours them only without a
+    cache). `compiled` is called instead of the decoder.
     """
-    output = model.get_decoder()(input_ids=input_ids_BT, position_ids=position_ids_BT, use_cache=False)
+    decoder = model.get_decoder()
+    with nullcontext() if position_ids_1T is None else packed_attention(decoder, position_ids_1T):
+        run = decoder if compiled is None else compiled
+        output = run(input_ids=input_ids_BT, position_ids=position_ids_1T, use_cache=False)
     states: Tensor = output.last_hidden_state
     return states
 
@@ -50,14 +64,16 @@ def head_of(model: PreTrainedModel) -> Head:
     return Head(weight_VD, layer.bias, scale=scale, soft_cap=getattr(config, "final_logit_softcapping", None))
 
 
-def attach_loss(model: PreTrainedModel, loss: LossSpec, *, temperature: float = 1.0) -> None:
+def attach_loss(model: PreTrainedModel, loss: LossSpec, *, temperature: float = 1.0, compiled: bool = False) -> None:
     """Replace the instance's forward by one that takes a collated micro-batch and returns its LossSums.
 
     Backbone, head and loss then run inside whatever wraps the model (DDP, FSDP2, peft), so that sharded
-    weights are gathered for them and nothing reads the head's weight from outside.
+    weights are gathered for them and nothing reads the head's weight from outside. With `compiled` the backbone goes
+    through torch.compile, for any row length at once; only here, since decoding with a cache would compile it anew.
 
     `temperature` is the one that the teacher was scored at.
     """
+    decoder = torch.compile(model.get_decoder(), dynamic=True) if compiled else None
 
     def forward(
         input_ids: Tensor,
@@ -72,7 +88,7 @@ def attach_loss(model: PreTrainedModel, loss: LossSpec, *, temperature: float = 
         teacher_token_logprobs_N: Tensor | None = None,
         **_peft: Any,
     ) -> LossSums:
-        hidden_BTD = hidden_states(model, input_ids, position_ids)
+        hidden_BTD = hidden_states(model, input_ids, position_ids, compiled=decoder)
         return completion_loss(
             hidden_BTD.flatten(0, 1)[positions_N],
             labels_N,

@@ -49,24 +49,27 @@ def collate(items: Sequence[TrainingItem], rows: Sequence[Row], *, pad_id: int, 
     """Right-padded rows and, flattened over completion tokens N, everything the loss needs.
 
     `positions_N` index the flattened [B*T] hidden states that predict the labels: labels are shifted here, once.
+    With `packed` it is one row, and has positions too, which restart at every sequence. Without any row it is one
+    padding token and no completion token.
     Entry lists are padded to the longest K with the row's first id and log-prob -inf (see losses/teacher.py); all
     items have scores, or none.
     """
+    rows = rows or [()]
     order = [items[index] for row in rows for index in row]
     sequences = [item.sequence for item in order]
-    prompts = np.array([len(sequence.prompt_ids) for sequence in sequences])
-    counts = np.array([len(sequence.completion_ids) for sequence in sequences])
+    prompts = np.array([len(sequence.prompt_ids) for sequence in sequences], dtype=np.int64)
+    counts = np.array([len(sequence.completion_ids) for sequence in sequences], dtype=np.int64)
     lengths = prompts + counts
     ends = np.cumsum(lengths)
     first_of_row = np.cumsum([0, *map(len, rows)])
     row_starts = np.concatenate([[0], ends])[first_of_row]
-    width = int(np.diff(row_starts).max())
+    width = max(1, int(np.diff(row_starts).max()))
     row_of = np.repeat(np.arange(len(rows)), np.diff(first_of_row))
     starts = row_of * width + ends - lengths - row_starts[row_of]
     ids = np.fromiter(
         chain.from_iterable(part for sequence in sequences for part in (sequence.prompt_ids, sequence.completion_ids)),
         dtype=np.int64,
-        count=ends[-1],
+        count=lengths.sum(),
     )
     within = _ranges(lengths)
     cells = np.repeat(starts, lengths) + within
@@ -128,11 +131,12 @@ class StepLoader:
         training: TrainingSpec,
         micro_batch_size: int,
         pad_id: int,
+        packed: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self._items, self._order, self._training = items, order, training
-        self._micro_batch_size, self._pad_id = micro_batch_size, pad_id
+        self._micro_batch_size, self._pad_id, self._packed = micro_batch_size, pad_id, packed
         self._rank, self._world_size = rank, world_size
         self.start_step = 0
 
@@ -153,22 +157,15 @@ class StepLoader:
         return sum(self._items[index].length for index in self._order[: step * self._training.batch_size])
 
     def step(self, step: int) -> StepBatch:
-        """The step's share of this rank: the ranks take turns in the order, and do equally many passes."""
-        indices = self.step_indices(step)
-        items = [self._items[index] for index in indices[self._rank :: self._world_size]]
-        lengths = [item.length for item in items]
-        packed = self._training.packing
-        most = -(-len(indices) // self._world_size)
-        count = None if self._world_size == 1 else max(1, -(-most // self._micro_batch_size))
-        groups = (
-            packed_rows(
-                lengths, row_length=self._training.max_length, micro_batch_size=self._micro_batch_size, count=count
-            )
-            if packed
-            else padded_rows(lengths, micro_batch_size=self._micro_batch_size, count=count)
-        )
+        """The step's share of this rank; every rank does equally many passes, some of them possibly empty."""
+        items = [self._items[index] for index in self.step_indices(step)]
+        layout = packed_rows if self._packed else padded_rows
+        groups = layout(
+            [item.length for item in items], micro_batch_size=self._micro_batch_size, ranks=self._world_size
+        )[self._rank :: self._world_size]
+        own = [items[index] for rows in groups for row in rows for index in row]
         return StepBatch(
-            micro_batches=[collate(items, rows, pad_id=self._pad_id, packed=packed) for rows in groups],
-            completion_tokens=sum(len(item.sequence.completion_ids) for item in items),
-            tokens=sum(lengths),
+            micro_batches=[collate(items, rows, pad_id=self._pad_id, packed=self._packed) for rows in groups],
+            completion_tokens=sum(len(item.sequence.completion_ids) for item in own),
+            tokens=sum(item.length for item in own),
         )
