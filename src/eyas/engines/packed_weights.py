@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-
 LEAST_ELEMENTS = 2**16
 """Smaller weights stay in the cache of a core, where laying them out anew costs less than the call."""
 
