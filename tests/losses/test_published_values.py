@@ -1,4 +1,4 @@
-"""Values that others publish in their own tests, reproduced with the whole vocabulary as entries, and their formulas."""
+"""Values and formulas that others publish in their tests and code, reproduced with the whole vocabulary as entries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TORCHTUNE_TEACHER = torch.tensor([
 ])  # fmt: skip
 
 
-def divergence_N(student_NV: Tensor, teacher_NV: Tensor, *, loss: LossSpec, temperature: float = 1.0) -> Tensor:
+def divergences(student_NV: Tensor, teacher_NV: Tensor, *, loss: LossSpec, temperature: float = 1.0) -> Tensor:
     """D per token, with every id an entry; teacher and student softened."""
     logprobs_NV, ids_NV = (teacher_NV.double() / temperature).log_softmax(-1).sort(-1, descending=True)
     one = torch.ones(1)
@@ -40,8 +40,8 @@ def divergence_N(student_NV: Tensor, teacher_NV: Tensor, *, loss: LossSpec, temp
 def test_torchtunes_expected_values() -> None:
     probabilities = TORCHTUNE_TEACHER.softmax(-1)
     entropy = -(probabilities * probabilities.log()).sum(-1).mean().item()
-    forward = divergence_N(TORCHTUNE_STUDENT, TORCHTUNE_TEACHER, loss=LossSpec()).mean().item()
-    reverse = divergence_N(TORCHTUNE_STUDENT, TORCHTUNE_TEACHER, loss=LossSpec(divergence="reverse_kl")).mean().item()
+    forward = divergences(TORCHTUNE_STUDENT, TORCHTUNE_TEACHER, loss=LossSpec()).mean().item()
+    reverse = divergences(TORCHTUNE_STUDENT, TORCHTUNE_TEACHER, loss=LossSpec(divergence="reverse_kl")).mean().item()
     # Its ForwardKLLoss is the cross-entropy, which is the KL and the teacher's entropy.
     assert forward + entropy == pytest.approx(1.7209, abs=1e-2)
     assert reverse == pytest.approx(0.6775, abs=1e-2)
@@ -77,7 +77,7 @@ def test_trls_pinned_generalised_jsd(beta: float, temperature: float, use_labels
         if beta in (0.0, 1.0)
         else LossSpec(divergence="jsd", beta=beta)
     )
-    found = divergence_N(student[kept], teacher[kept], loss=loss, temperature=temperature)
+    found = divergences(student[kept], teacher[kept], loss=loss, temperature=temperature)
     wanted = trl_reference(student[kept].double(), teacher[kept].double(), beta=beta, temperature=temperature)
     torch.testing.assert_close(found, temperature**2 * wanted)  # TRL has no T^2
 
@@ -87,13 +87,13 @@ def test_trls_jsd_edge_cases() -> None:
     # in its arguments at beta 0.5 and not at 0.1.
     student, teacher = (torch.tensor([p]).log() for p in ([0.1, 0.9], [0.9, 0.1]))
     for divergence in ("forward_kl", "reverse_kl"):
-        found = divergence_N(student, teacher, loss=LossSpec(divergence=divergence))
+        found = divergences(student, teacher, loss=LossSpec(divergence=divergence))
         assert found.item() == pytest.approx(0.8 * torch.tensor(9.0).log().item(), abs=1e-6)
-    assert divergence_N(torch.ones(1, 5), torch.ones(1, 5), loss=LossSpec(divergence="jsd")).item() == pytest.approx(0)
+    assert divergences(torch.ones(1, 5), torch.ones(1, 5), loss=LossSpec(divergence="jsd")).item() == pytest.approx(0)
     one, other = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     for beta, symmetric in ((0.1, False), (0.5, True)):
         loss = LossSpec(divergence="jsd", beta=beta)
-        there, back = divergence_N(one, other, loss=loss).sum(), divergence_N(other, one, loss=loss).sum()
+        there, back = divergences(one, other, loss=loss).sum(), divergences(other, one, loss=loss).sum()
         assert (abs(there - back).item() < 1e-9) is symmetric
 
 
@@ -121,5 +121,5 @@ def distillm(name: str, p: Tensor, q: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["skew_forward", "skew_reverse", "adaptive_kl", "tvd", "alpha_beta"])
 def test_the_formulas_of_distillm_akl_and_abkd(name: str) -> None:
     student, teacher = torch.randn(2, 16, 11, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2
-    found = divergence_N(student, teacher, loss=LossSpec(divergence=name))
+    found = divergences(student, teacher, loss=LossSpec(divergence=name))
     torch.testing.assert_close(found, distillm(name, teacher.softmax(-1), student.softmax(-1)))

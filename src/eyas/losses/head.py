@@ -40,10 +40,8 @@ class Head:
     def __post_init__(self) -> None:
         rows = self.weight_VD.shape[0]
         if self.weight_VD.ndim != 2 or (self.bias_V is not None and self.bias_V.shape != (rows,)):
-            bias = None if self.bias_V is None else tuple(self.bias_V.shape)
-            raise ShapeError(
-                f"a head needs weight [V, D] and bias [V], found {tuple(self.weight_VD.shape)} and {bias}."
-            )
+            found = [None if part is None else tuple(part.shape) for part in (self.weight_VD, self.bias_V)]
+            raise ShapeError(f"a head needs weight [V, D] and bias [V], found {found[0]} and {found[1]}.")
 
     @property
     def size(self) -> int:
@@ -93,8 +91,8 @@ def chunks(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Rows and their logits, at most CHUNK_ELEMENTS of them over `buffers` copies, without gradient.
 
-    Chunks are about equally large, and each reuses the memory of the one before: take what is needed of it before the next,
-    and change it in place at will. `weight_VD` is `narrow_weight(head)`, for a caller that needs it as well.
+    Chunks are about equally large. Each reuses the memory of the one before: take what is needed of it before the next
+    one, and change it in place at will. `weight_VD` is `narrow_weight(head)`, for a caller that needs it as well.
     """
     if weight_VD is None:
         weight_VD = narrow_weight(head)
