@@ -41,7 +41,7 @@ def _share(flags: Sequence[bool]) -> float | None:
 def score_statistics(
     scores: Iterable[TeacherScores], *, column_bytes: Mapping[str, int], tokens: int, target: Target
 ) -> dict[str, Any]:
-    """Captured mass as stored (None for drawn targets), entries and bytes per completion token, bytes also by column."""
+    """Captured mass as stored (None for drawn targets), entries and bytes per completion token."""
     found = list(scores)
     tails = np.concatenate([item.tail for item in found]).astype(np.float64)
     count = len(tails)
