@@ -213,7 +213,7 @@ class Estimator:
             tokens=round(tokens),
             seconds=seconds,
             disk_bytes=round(tokens * BYTES_PER_TOKEN),
-            memory_bytes=round(size.parameters * FLOAT_BYTES + cache * COPIES),
+            memory_bytes=round(2 * size.parameters * FLOAT_BYTES + cache * COPIES),  # weights are laid out once more
         )
 
     def _score(self, stage: ScoreStage) -> Estimate:
