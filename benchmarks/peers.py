@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, PreTrainedModel, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 import eyas.builtin
 
 warnings.filterwarnings("ignore", module="trl|transformers|torch|accelerate")
-from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer  # noqa: E402
+from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer, pack_dataset  # noqa: E402
 
+disable_progress_bars()
 Ids = list[int]
 
 CPU = {
@@ -117,7 +118,7 @@ def sft(
     learning_rate: float = 1e-5,
     packing: bool = False,
     padding_free: bool = False,
-    max_length: int = 512,
+    max_length: int | None = 512,
     bucketed: bool = False,
 ) -> Callable[[Callable[[], None]], Any]:
     """A loop for `measure.Turns`; with `packing`, `batch_size` counts rows of `max_length` tokens."""
@@ -149,6 +150,12 @@ def sft(
             return trainer.train()
 
     return loop
+
+
+def packed_rows(sequences: Sequence[tuple[Ids, Ids]], *, max_length: int) -> int:
+    """Rows into which TRL packs the sequences."""
+    data = Dataset.from_dict({"input_ids": [prompt + completion for prompt, completion in sequences]})
+    return len(pack_dataset(data, max_length, "bfd"))
 
 
 def _quiet(trainer: Any, turn: Callable[[], None]) -> None:
