@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from eyas.engines.base import Request, Sampled
 from eyas.engines.transformers import TransformersEngine
+from eyas.losses import completion_loss
 from eyas.recipe import ExecutionSpec, LossSpec, SamplingSpec, TrainingSpec
 from eyas.records import SequenceRecord, TeacherScores
 from eyas.storage.artifacts import StageClock
@@ -108,3 +111,19 @@ def training_loop(
             detach_loss(model)
 
     return loop
+
+
+def loss_call(hidden_TD: Tensor, weight_VD: Tensor, *, top_k: int) -> Callable[[], None]:
+    """The loss of one micro-batch, value and gradients: forward KL to stored top-k entries with the tail in a bucket."""
+    count, vocabulary = len(hidden_TD), len(weight_VD)
+    ids_NK = torch.randint(0, vocabulary // top_k, (count, top_k)) * top_k + torch.arange(top_k)  # distinct in a row
+    logprobs_NK = torch.log_softmax(torch.randn(count, top_k + 1), dim=-1)[:, :-1].double()
+    labels_N, ones_N = torch.randint(0, vocabulary, (count,)), torch.ones(count)
+
+    def call() -> None:
+        completion_loss(
+            hidden_TD, labels_N, ones_N, ones_N, ids_NK, logprobs_NK, head=lambda rows: rows @ weight_VD.T,
+            vocabulary=vocabulary, kd_weight=1.0, divergence="forward_kl", tail="bucket",
+        ).total.backward()  # fmt: skip
+
+    return call

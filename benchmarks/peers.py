@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -17,6 +18,7 @@ import eyas.builtin
 
 warnings.filterwarnings("ignore", module="trl|transformers|torch|accelerate")
 from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer, pack_dataset  # noqa: E402
+from trl.trainer.distillation_trainer import _chunked_divergence_loss  # noqa: E402
 
 disable_progress_bars()
 Ids = list[int]
@@ -150,6 +152,13 @@ def sft(
             return trainer.train()
 
     return loop
+
+
+def chunked_loss(student_TD: Tensor, teacher_TD: Tensor, student_VD: Tensor, teacher_VD: Tensor) -> Tensor:
+    """Forward KL of the loss function in TRL's stable DistillationTrainer, mean over tokens."""
+    mask_1T = torch.ones(1, len(student_TD), dtype=torch.long)
+    loss: Tensor = _chunked_divergence_loss(student_TD[None], teacher_TD[None], student_VD, teacher_VD, mask_1T, 0.0)[0]
+    return loss
 
 
 def packed_rows(sequences: Sequence[tuple[Ids, Ids]], *, max_length: int) -> int:
