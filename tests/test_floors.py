@@ -13,7 +13,20 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "eyas"
 FLOORS = (
     {"errors", "recipe", "records", ""},
-    {"losses", "packing", "curriculum", "filtering", "stats", "thinking", "splits", "grading"},
+    {
+        "losses",
+        "logcodes",
+        "targets",
+        "sampling",
+        "packing",
+        "curriculum",
+        "filtering",
+        "selection",
+        "stats",
+        "thinking",
+        "splits",
+        "grading",
+    },
     {"storage", "engines", "tasks", "builtin"},
     {"stages", "report"},
     {"__main__", "cli", "pipeline", "graph", "planning", "estimates", "preflight", "init", "chat", "console"},

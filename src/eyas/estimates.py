@@ -146,6 +146,9 @@ class Estimator:
         if isinstance(stage, SftStage) and stage.match_tokens:
             tokens = sum(self._made[name].tokens for name in matched if name in self._sizes)
         seconds = self._forward_seconds(size, tokens, mean) * TRAINING_PASSES
+        if isinstance(stage, DistillStage) and stage.selection.delta_ifd is not None:
+            prefilled = round(available * mean)
+            seconds += self._forward_seconds(size, prefilled, mean) * (1 + self._lengths.completion_share())
         if isinstance(stage, SftStage) and stage.match_seconds:
             seconds, tokens = self._match_seconds(matched, seconds, tokens)
         positions = self._execution.micro_batch_size * mean
@@ -222,7 +225,8 @@ class Estimator:
         return Estimate(
             sequences=made.sequences,
             tokens=tokens,
-            seconds=self._forward_seconds(size, tokens, mean),
+            seconds=self._forward_seconds(size, tokens, mean)
+            * (1 + stage.unconditional * self._lengths.completion_share()),
             disk_bytes=round(tokens * self._lengths.completion_share() * per_token),
             memory_bytes=round(size.parameters * FLOAT_BYTES + activations + _logit_bytes(size, positions)),
         )

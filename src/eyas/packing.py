@@ -1,7 +1,12 @@
-"""How the sequences of one optimiser step are laid out in rows. Pure: lengths in, indices out."""
+"""How the sequences of one optimiser step are laid out in rows. Pure: lengths in, indices out.
+
+Both layouts give every rank the same number of micro-batches, since sharded weights are gathered once per pass by all
+ranks together; where the sequences do not suffice, the last micro-batches are empty and their passes compute zero.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -9,38 +14,41 @@ Row = tuple[int, ...]
 """Indices of the sequences that share a row, in order."""
 
 
-def padded_rows(lengths: Sequence[int], *, micro_batch_size: int, count: int | None = None) -> list[list[Row]]:
+def padded_rows(lengths: Sequence[int], *, micro_batch_size: int, ranks: int = 1) -> list[list[Row]]:
     """One sequence a row; sequences sorted by length, longest first, cut into micro-batches of nearly equal size.
 
-    `count` fixes the number of micro-batches, for ranks that must do the same number of passes.
+    Rank r of `ranks` takes every `ranks`-th micro-batch from the r-th on: the ranks' rows are of like length.
     """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    return _cut([(index,) for index in order], micro_batch_size=micro_batch_size, count=count)
-
-
-def packed_rows(
-    lengths: Sequence[int], *, row_length: int, micro_batch_size: int, count: int | None = None
-) -> list[list[Row]]:
-    """First-fit decreasing packing into rows of at most `row_length` tokens, cut into micro-batches of rows.
-
-    Source: D. S. Johnson, "Near-optimal bin packing algorithms", 1973 (at most 11/9 of the least number of rows).
-    """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in order:
-        slot = next((row for row, free in enumerate(room) if free >= lengths[index]), None)
-        if slot is None:
-            rows.append([])
-            room.append(row_length)
-            slot = len(rows) - 1
-        rows[slot].append(index)
-        room[slot] -= lengths[index]
-    return _cut([tuple(row) for row in rows], micro_batch_size=micro_batch_size, count=count)
-
-
-def _cut(rows: list[Row], *, micro_batch_size: int, count: int | None) -> list[list[Row]]:
-    parts = count or max(1, -(-len(rows) // micro_batch_size))
-    size, extra = divmod(len(rows), parts)
+    order = _longest_first(lengths)
+    parts = _parts(len(lengths), micro_batch_size=micro_batch_size, ranks=ranks)
+    size, extra = divmod(len(order), max(1, parts))
     cuts = [part * size + min(part, extra) for part in range(parts + 1)]
-    return [rows[start:end] for start, end in pairwise(cuts) if end > start]
+    return [[(index,) for index in order[start:end]] for start, end in pairwise(cuts)]
+
+
+def packed_rows(lengths: Sequence[int], *, micro_batch_size: int, ranks: int = 1) -> list[list[Row]]:
+    """One row a micro-batch, holding at most `micro_batch_size` sequences, the rows of nearly equal token count.
+
+    The longest sequence left goes to the row with the fewest tokens that has room, and the rows are ordered longest
+    sequence first, so that neighbours of equal length share one call of the attention.
+
+    Source: R. L. Graham, "Bounds on multiprocessing timing anomalies", 1969 (longest processing time first).
+    """
+    parts = _parts(len(lengths), micro_batch_size=micro_batch_size, ranks=ranks)
+    rows: list[list[int]] = [[] for _ in range(parts)]
+    room = [(0, part) for part in range(parts)]
+    for index in _longest_first(lengths):
+        tokens, part = heapq.heappop(room)
+        rows[part].append(index)
+        if len(rows[part]) < micro_batch_size:
+            heapq.heappush(room, (tokens + lengths[index], part))
+    return [[tuple(row)] if row else [] for row in rows]
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+
+
+def _parts(sequences: int, *, micro_batch_size: int, ranks: int) -> int:
+    """Micro-batches of all ranks: the least multiple of `ranks` into which they fit."""
+    return ranks * -(-sequences // (micro_batch_size * ranks))

@@ -1,4 +1,4 @@
-"""What flows between stages: examples, sequences, teacher scores. Plain data, no torch, no files."""
+"""What flows between stages: examples and sequences. Plain data, no torch, no files."""
 
 from __future__ import annotations
 
@@ -63,24 +63,6 @@ class SequenceRecord:
     def token_hash(self) -> str:
         """Key of this sequence's teacher scores: 32 hex digits over its token ids, never its position."""
         return token_hash(self.prompt_ids, self.completion_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherScores:
-    """The teacher's view of one sequence's completion, one entry per completion token.
-
-    Lists are ragged: an entry list stops at `top_k` or when the captured mass reaches the threshold.
-    """
-
-    token_hash: str
-    ids: list[list[int]]
-    logprobs: list[list[float]]
-    """Natural log-probabilities of `ids`, descending, rounded for storage: what they add up to is `captured_mass`,
-    and a reader shifts them until they do (storage/batches.py), so that a confident teacher's tail survives."""
-    token_logprobs: list[float]
-    """Log-probability of the completion token itself."""
-    captured_mass: list[float]
-    """Mass of `ids` per token before any rounding, float64: 1 minus it is the mass of the tail."""
 
 
 def token_hash(prompt_ids: list[int], completion_ids: list[int]) -> str:

@@ -48,6 +48,17 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
+class TokenMean:
+    """Mean over the tokens of `n` sequences."""
+
+    value: float
+    low: float
+    high: float
+    """95 % percentile bootstrap interval over the sequences."""
+    n: int
+
+
+@dataclass(frozen=True)
 class PooledDifference:
     """Mean of `a - b` over examples and seeds."""
 
@@ -131,6 +142,26 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: i
         difference=float(differences.mean()), low=float(low), high=float(high), n=len(differences),
         wins=wins, losses=losses, p_value=mcnemar_exact(wins, losses),
     )  # fmt: skip
+
+
+def token_mean(values: Sequence[ArrayLike], *, seed: int = 0, resamples: int = RESAMPLES) -> TokenMean:
+    """Mean of per-token values over all tokens; whole sequences are drawn, since a sequence's tokens are alike.
+
+    Args:
+        values: per sequence [T_i], any lengths but all zero.
+
+    Raises: ValueError, if there is no token.
+    Source: Efron & Tibshirani 1993, ch. 13 (percentile interval), for a ratio of two sums.
+    """
+    rows = [np.asarray(row, dtype=np.float64) for row in values]
+    sums = np.array([row.sum() for row in rows])
+    counts = np.array([len(row) for row in rows], dtype=np.float64)
+    if not counts.sum():
+        raise ValueError("token_mean: no tokens, so there is no mean of them.")
+    drawn = np.random.default_rng(seed).integers(len(rows), size=(resamples, len(rows)))
+    totals = counts[drawn].sum(axis=1)
+    low, high = np.quantile(sums[drawn].sum(axis=1)[totals > 0] / totals[totals > 0], [0.025, 0.975])
+    return TokenMean(value=float(sums.sum() / counts.sum()), low=float(low), high=float(high), n=len(rows))
 
 
 def pooled_difference(

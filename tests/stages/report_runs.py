@@ -152,7 +152,15 @@ def _write(
             ]
             (directory / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         chosen = {"selected_step": 80, "candidates": [{"step": 40, "accuracy": 0.6}, {"step": 80, "accuracy": 0.68}]}
-        facts = {"tokens": 50_000, "steps": 100, "sequences": 600, "dropped_too_long": 0 if bare else 3}
+        facts = {"tokens": 50_000, "steps": 100, "sequences": 600}
+        if not bare:
+            facts["dropped"] = {"longer_than_max_length": 3, "truncated": 11, "graded_wrong": 0}
+            if stage.type == "distill":
+                facts["staleness"] = {
+                    "before": {"value": -0.0001, "low": -0.0003, "high": 0.0002, "n": 128},
+                    "after": {"value": 0.114, "low": 0.0884, "high": 0.1433, "n": 128},
+                    "sampling": {"temperature": 1.0, "top_p": 1.0, "max_completion_tokens": 48},
+                }
         facts["pass_rates"] = {"graded": 123, "pseudo": 0, "unknown": 477}
         return facts | (chosen if stage.type == "sft" and stage.select == "best" and not bare else {})
     if stage.type == "evaluate":

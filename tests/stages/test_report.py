@@ -94,6 +94,16 @@ def test_how_pass_rates_are_known_and_bad_references_are_counted(made: Made) -> 
     assert 'their own grader rejects the reference answer</td><td class="n">4<' in page
 
 
+def test_every_round_says_how_stale_its_rollouts_became_and_what_was_left_out(made: Made) -> None:
+    _, page, _ = made
+    for name in ("distill.1", "distill"):
+        assert f'{name}</th><td class="n">−0.000 <small>[−0.000, 0.000]</small></td><td class="n">0.114 <small>' in page
+        assert f'{name}</th><td>truncated</td><td class="n">11</td>' in page
+        assert f'{name}</th><td>longer than max length</td><td class="n">3</td>' in page
+    assert "temperature 1, top-p 1" in page
+    assert "graded wrong" not in page
+
+
 def test_the_first_sentence_says_that_seqkd_won(tmp_path: Path) -> None:
     summary, page = write_run(tmp_path, right={**RIGHT, "seqkd": (range(176), range(98))}, bare=True)
     assert summary["verdict"].startswith(

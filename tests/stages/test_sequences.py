@@ -11,10 +11,11 @@ import pytest
 
 from eyas.errors import DataError
 from eyas.recipe import EvaluateStage, Recipe, RolloutStage, ScoreStage, parse_recipe
-from eyas.records import Example, SequenceRecord, TeacherScores
+from eyas.records import Example, SequenceRecord
 from eyas.stages import evaluate, rollout, score
 from eyas.storage.artifacts import Artifact, StageClock
 from eyas.storage.context import SilentProgress, StageContext
+from eyas.storage.scores import read_scores
 from eyas.storage.shards import read_records, shard_paths, write_shard
 
 STAGE = {"type": "prepare", "source": {"type": "arithmetic"}, "labelled": 1, "validation": 1, "test": 1}
@@ -139,12 +140,13 @@ def scored(inputs: dict[str, Artifact], tiny_teacher: Path, tmp_path: Path) -> d
 def test_each_distinct_sequence_is_scored_once(inputs: dict[str, Artifact], tiny_teacher: Path, tmp_path: Path) -> None:
     scored(inputs, tiny_teacher, tmp_path)
     made = {item.token_hash: item for item in sequences(tmp_path / "r")}
-    found = list(read_records(tmp_path / "s" / "scores", kind=TeacherScores))
+    found = list(read_scores(tmp_path / "s" / "scores"))
     assert [item.token_hash for item in found] == list(made)
     for item in found:
         count = len(made[item.token_hash].completion_ids)
-        assert len(item.ids) == len(item.logprobs) == len(item.token_logprobs) == count
-        assert all(len(row) == 10 for row in item.ids)
+        assert len(item.counts) == len(item.tail) == len(item.token_logprobs) == count
+        assert len(item.ids) == len(item.logprobs) == item.counts.sum()
+        assert item.counts.max() <= 10
 
 
 def test_evaluation_measures_accuracy_forgetting_and_divergence(

@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from eyas.errors import CorruptArtifact, Locked, StorageError
-from eyas.records import SequenceRecord, TeacherScores
+from eyas.records import SequenceRecord
 from eyas.storage.artifacts import (
     MANIFEST,
     StageClock,
@@ -119,12 +119,6 @@ def test_a_shard_reads_back_as_written(tmp_path: Path) -> None:
     records = [sequence(number) for number in range(5)]
     write_shard(tmp_path, 0, records, kind=SequenceRecord)
     assert list(read_records(tmp_path, kind=SequenceRecord)) == records
-
-
-def test_scores_keep_ragged_entries(tmp_path: Path) -> None:
-    scores = TeacherScores("h", [[3], [5, 9]], [[-0.5], [-0.25, -2.0]], [-0.5, -3.0], [0.75, 0.9375])
-    write_shard(tmp_path, 0, [scores], kind=TeacherScores)
-    assert list(read_records(tmp_path, kind=TeacherScores)) == [scores]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip"])

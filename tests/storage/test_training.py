@@ -9,19 +9,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from eyas.errors import NonFiniteLoss, OutOfMemory, StorageError
 from eyas.recipe import ExecutionSpec, LossSpec, TrainingSpec
-from eyas.records import SequenceRecord, TeacherScores
+from eyas.records import SequenceRecord
 from eyas.storage import checkpoints
 from eyas.storage.artifacts import StageClock
 from eyas.storage.backbone import attach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.context import SilentProgress
 from eyas.storage.models import load_model
+from eyas.storage.scores import TeacherScores
 from eyas.storage.training import train
 
 HERE = Path(__file__).parent
@@ -37,9 +39,11 @@ def items(count: int = 24, *, vocabulary: int = 300) -> list[TrainingItem]:
             example_id=str(number), sample=0, mode="fast", source="student", prompt_ids=prompt,
             completion_ids=completion, finish_reason="stop",
         )  # fmt: skip
-        entries = [torch.randperm(vocabulary, generator=generator)[:3].tolist() for _ in completion]
-        logprobs = [torch.log_softmax(torch.randn(4, generator=generator), -1)[:3].tolist() for _ in completion]
-        scores = TeacherScores(record.token_hash, entries, logprobs, [0.0] * len(completion), [0.9] * len(completion))
+        ids = torch.stack([torch.randperm(vocabulary, generator=generator)[:3] for _ in completion]).numpy()
+        logprobs = torch.log_softmax(torch.randn(len(completion), 4, generator=generator), -1).numpy()
+        scores = TeacherScores.from_top_k(
+            record.token_hash, ids, logprobs[:, :3], logprobs[:, 3], np.zeros(len(completion)), mass=1.0
+        )
         made.append(TrainingItem(record, scores=scores))
     return made
 

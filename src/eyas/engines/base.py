@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from eyas.recipe import SamplingSpec
-from eyas.records import FinishReason, TeacherScores
+from eyas.recipe import SamplingSpec, ScoreSpec
+from eyas.records import FinishReason
+from eyas.storage.scores import TeacherScores
 
 Ids = list[int]
 
@@ -37,7 +38,8 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
         """Completions in the order of the requests; one that reaches the length limit gets no stop id."""
 
-    def score(
-        self, sequences: Sequence[tuple[Ids, Ids]], *, top_k: int, mass: float, temperature: float
-    ) -> list[TeacherScores]:
-        """The model's top-k on the completion tokens of (prompt ids, completion ids), in order."""
+    def score(self, sequences: Sequence[tuple[Ids, Ids]], *, spec: ScoreSpec, seed: int = 0) -> list[TeacherScores]:
+        """The model's distribution on the completion tokens of (prompt ids, completion ids), in order.
+
+        What is drawn for a random-sampling target depends on `seed` and the sequence's token hash alone.
+        """

@@ -1,72 +1,184 @@
-"""A key-value cache that is allocated once: decoding writes into it and reads views, nothing is copied per step."""
+"""A key-value cache of slots: prompts are written into them once, decoding writes in place, nothing is copied per step.
+
+Every slot is at its own length, so that a finished sequence's slot can be given to the next request while the others
+go on (continuous batching, as in Orca, OSDI 2022). Suffixes: S slots, B rows, T tokens, C capacity, H heads, D width.
+"""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from eyas.errors import ModelError
 
-class PreallocatedLayer(DynamicLayer):
-    """Keys and values [B, H, capacity, D]; `update` returns the filled part as a view."""
 
-    def __init__(self, capacity: int) -> None:
+class SlotLayer(DynamicLayer):
+    """Keys and values [S, H, C, D] of one layer; what `update` does with new states is the cache's to say."""
+
+    def __init__(self, owner: SlotCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._capacity = capacity
-        self._length = 0
+        self._owner = owner
+        self.written = 0
+        """Calls of `update`: a model that keeps its state elsewhere makes none."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate for the batch and heads of the first states."""
-        batch, heads, _, width = key_states.shape
+        """Allocate for the heads of the first states."""
+        _, heads, _, width = key_states.shape
+        slots, capacity = self._owner.slots, self._owner.capacity
         self.device = key_states.device
-        self._key_buffer = key_states.new_empty(batch, heads, self._capacity, width)
-        self._value_buffer = value_states.new_empty(batch, heads, self._capacity, value_states.shape[-1])
+        self.keys = key_states.new_zeros(slots, heads, capacity, width)
+        self.values = value_states.new_zeros(slots, heads, capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append, in place."""
+        """Prefill: keep a copy, attend to the new states alone. Decode: write each row at its length, return views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self._length + key_states.shape[-2]
-        self._key_buffer[:, :, self._length : end] = key_states
-        self._value_buffer[:, :, self._length : end] = value_states
-        self._length = end
-        self.keys, self.values = self._key_buffer[:, :, :end], self._value_buffer[:, :, :end]
-        return self.keys, self.values
+        assert self.keys is not None and self.values is not None  # noqa: S101, PT018  (for the type checker)
+        self.written += 1
+        prefill = self._owner.prefill
+        if prefill is not None:
+            slots, rows = prefill
+            end = key_states.shape[-2]
+            self.keys[slots, :, :end] = key_states[rows]
+            self.values[slots, :, :end] = value_states[rows]
+            return key_states, value_states
+        every, at = self._owner.every, self._owner.lengths
+        self.keys[every, :, at] = key_states[:, :, 0]
+        self.values[every, :, at] = value_states[:, :, 0]
+        width = self._owner.width
+        return self.keys[:, :, :width], self.values[:, :, :width]
 
     def get_seq_length(self) -> int:
-        """Tokens held."""
-        return self._length
+        """Tokens that the states to come follow: none in a prefill."""
+        return 0 if self._owner.prefill is not None else self._owner.width - 1
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Forget all batch rows but these."""
-        filled = self._length
-        for name in ("_key_buffer", "_value_buffer"):
-            old = getattr(self, name)
-            new = old.new_empty(len(rows), *old.shape[1:])
-            new[:, :, :filled] = old[rows, :, :filled]
-            setattr(self, name, new)
+    def keep(self, slots: Tensor) -> None:
+        """Forget all slots but these."""
+        assert self.keys is not None and self.values is not None  # noqa: S101, PT018
+        self.keys, self.values = self.keys[slots], self.values[slots]
 
 
-class PreallocatedCache(Cache):
-    """One layer per decoder layer, for full attention (a sliding window is not cropped: only more is kept)."""
+class SlotCache(Cache):
+    """See the module. `lengths` [S] int64 are the tokens held by each slot, kept by whoever decodes."""
 
-    def __init__(self, model: PreTrainedModel, *, capacity: int) -> None:
-        count = model.config.num_hidden_layers
-        super().__init__(layers=[PreallocatedLayer(capacity) for _ in range(count)])
+    def __init__(self, model: PreTrainedModel, *, slots: int, capacity: int) -> None:
+        self.slots, self.capacity = slots, capacity
+        self.prefill: tuple[Tensor, Tensor] | None = None
+        self.lengths = torch.zeros(slots, dtype=torch.long, device=model.device)
+        self.every = torch.arange(slots, device=model.device)
+        self.width = 0
+        self._config = model.config
+        super().__init__(layers=[SlotLayer(self) for _ in range(model.config.num_hidden_layers)])
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Forget all batch rows but these."""
+    def fill(self, slots: Tensor, rows: Tensor, lengths: Tensor) -> None:
+        """The next forward pass is a prefill of right-padded prompts: row `rows[i]`, of `lengths[i]` tokens, is for
+        slot `slots[i]`; several slots may take the same row."""
+        self.prefill = (slots, rows)
+        self.lengths[slots] = lengths
+
+    def step(self) -> Tensor | dict[str, Tensor]:
+        """The next forward pass decodes one token per slot; returns its attention mask [S, 1, 1, width], true where a
+        slot attends, by kind of layer where the model has several kinds."""
+        self.prefill = None
+        self.width = int(self.lengths.max()) + 1
+        columns = torch.arange(self.width, device=self.lengths.device)
+        ages = self.lengths[:, None] - columns
+        return attention_masks(self._config, (ages >= 0)[:, None], ages=ages[:, None])
+
+    def keep(self, slots: Tensor) -> None:
+        """Forget all slots but these."""
         for layer in self.layers:
-            layer.keep_rows(rows)  # type: ignore[union-attr]
+            layer.keep(slots)  # type: ignore[union-attr]
+        self.lengths = self.lengths[slots]
+        self.slots = len(slots)
+        self.every = self.every[: self.slots]
 
 
-def left_pad(prompts: list[list[int]], *, pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids [B, T], mask [B, T] of ones where a prompt is)."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    return ids, mask
+def attention_masks(config: PreTrainedConfig, visible_BQK: Tensor, *, ages: Tensor) -> Tensor | dict[str, Tensor]:
+    """Mask [B, 1, Q, K] from what each query may see and how many positions `ages` [B, Q, K] it is behind it.
+
+    By kind of layer where the model has several kinds, of which one looks back no further than its window.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    full = visible_BQK[:, None]
+    if window is None or kinds == {"full_attention"}:
+        return full
+    windowed = (visible_BQK & (ages < window))[:, None]
+    return {"full_attention": full, "sliding_attention": windowed} if kinds else windowed
+
+
+def cached_states(
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    cache: Cache,
+    *,
+    positions_BT: Tensor | None = None,
+    mask: Tensor | dict[str, Tensor] | None = None,
+) -> Tensor:
+    """Last hidden states [B, T, D] of tokens whose keys and values go through `cache`."""
+    decoder = model.get_decoder()
+    name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+    # Renamed in transformers 5; the other name would be swallowed, and decoding see the last token alone.
+    output = decoder(input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=True, **{name: cache})
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def require_written(cache: Cache, model: PreTrainedModel) -> None:
+    """Raises: ModelError, if a layer of the model keeps its state elsewhere."""
+    if any(layer.written == 0 for layer in cache.layers):  # type: ignore[union-attr]
+        raise ModelError(
+            f"{type(model).__name__} keeps no key-value cache that eyas can fill, so it cannot be sampled from. "
+            "Use a decoder with full or sliding-window attention."
+        )
+
+
+class PrefixLayer(DynamicLayer):
+    """Keys and values of prompts [B, H, T, D], shared by the rows that continue them."""
+
+    def __init__(self, owner: PrefixCache) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._owner = owner
+        self.written = 0
+        """Calls of `update`, as in SlotLayer."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """First the prompts' states, kept and returned; then the continuations', returned behind their prompts'."""
+        self.written += 1
+        rows = self._owner.rows
+        if rows is None:
+            self.keys, self.values, self.is_initialized = key_states, value_states, True
+            return key_states, value_states
+        assert self.keys is not None and self.values is not None  # noqa: S101, PT018
+        return torch.cat([self.keys[rows], key_states], dim=-2), torch.cat([self.values[rows], value_states], dim=-2)
+
+    def get_seq_length(self) -> int:
+        """Tokens that the states to come follow: none while the prompts are computed."""
+        return 0 if self._owner.rows is None or self.keys is None else int(self.keys.shape[-2])
+
+
+class PrefixCache(Cache):
+    """Prompts computed once, then continued by several rows each, in two forward passes."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.rows: Tensor | None = None
+        self._config = model.config
+        super().__init__(layers=[PrefixLayer(self) for _ in range(model.config.num_hidden_layers)])
+
+    def proceed(self, rows: Tensor, *, lengths: Tensor, width: int, tokens: int) -> Tensor | dict[str, Tensor]:
+        """The next pass continues prompt `rows[i]`, of `lengths[i]` tokens in a row of `width`, by `tokens` tokens;
+        returns its attention mask [B, 1, tokens, width + tokens]."""
+        self.rows = rows
+        steps = torch.arange(tokens, device=lengths.device)
+        prompt = torch.arange(width, device=lengths.device).expand(len(rows), -1)
+        positions = torch.cat([prompt, lengths[:, None] + steps], dim=-1)[:, None]
+        queries = lengths[:, None, None] + steps[:, None]
+        exists = torch.cat([prompt < lengths[:, None], torch.ones_like(lengths[:, None] + steps, dtype=torch.bool)], -1)
+        return attention_masks(self._config, exists[:, None] & (positions <= queries), ages=queries - positions)

@@ -2,6 +2,8 @@
 
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
+from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
+from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
 from eyas.recipe.specs import (
     THINKING_FORMATS,
     ArithmeticSource,
@@ -11,7 +13,6 @@ from eyas.recipe.specs import (
     FileSource,
     HubSource,
     LoraSpec,
-    LossSpec,
     MixtureSource,
     ModelSpec,
     PlainSource,
@@ -28,6 +29,7 @@ from eyas.recipe.stages import (
     PrepareStage,
     ReportStage,
     RolloutStage,
+    ScoreSpec,
     ScoreStage,
     SftStage,
     Stage,
@@ -35,20 +37,25 @@ from eyas.recipe.stages import (
 )
 
 __all__ = [
+    "LEGAL",
     "THINKING_FORMATS",
     "ArithmeticSource",
     "CurriculumSpec",
     "DataSource",
+    "DistillSelectionSpec",
     "DistillStage",
+    "Divergence",
     "EvaluateStage",
     "ExecutionSpec",
     "FileSource",
     "HubSource",
     "Kind",
+    "Legal",
     "LoraSpec",
     "LossSpec",
     "MixtureSource",
     "ModelSpec",
+    "Objective",
     "PlainSource",
     "PrepareStage",
     "ReasoningGymSource",
@@ -56,10 +63,14 @@ __all__ = [
     "ReportStage",
     "RolloutStage",
     "SamplingSpec",
+    "ScoreSpec",
     "ScoreStage",
+    "SelectionSpec",
     "SftStage",
     "Stage",
     "StageSpec",
+    "Tail",
+    "Target",
     "ThinkingSpec",
     "TrainingSpec",
     "WordsSource",

@@ -68,7 +68,9 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join([f"{where}:", *explain(error, Recipe)])) from None
-    check_references(expand(recipe), has_teacher=recipe.teacher is not None, where=where)
+    stages = expand(recipe)
+    check_references(stages, has_teacher=recipe.teacher is not None, where=where)
+    check_losses(stages, where=where)
     return recipe
 
 
@@ -95,9 +97,11 @@ def _expand_distill(stage: DistillStage) -> list[Stage]:
             type="rollout", name=f"{stage.name}.{number}.rollout", model=sampler, data=stage.data, prefix=stage.prefix,
             **stage.rollout.model_dump() | ({"prompts": "labelled"} if stage.prefix == "label" else {}),
         )  # fmt: skip
+        unconditional = stage.score.unconditional or stage.selection.delta_ifd is not None
         score = ScoreStage(
-            type="score", name=f"{stage.name}.{number}.score", sequences=rollout.name, **stage.score.model_dump()
-        )
+            type="score", name=f"{stage.name}.{number}.score", sequences=rollout.name,
+            **stage.score.model_dump() | {"unconditional": unconditional},
+        )  # fmt: skip
         made += [
             rollout,
             score,
@@ -150,3 +154,32 @@ def check_references(stages: Sequence[Stage], *, has_teacher: bool, where: str =
                     f"{where}: stage {stage.name!r} wants {kind} in `{field}`, found {name!r}, {found}; {hint}"
                 )
         known[stage.name] = stage.makes
+    _check_delta_ifd(stages, where=where)
+
+
+def _check_delta_ifd(stages: Sequence[Stage], *, where: str) -> None:
+    """A window for delta-IFD needs scores that hold the teacher's perplexities without the prompt."""
+    lacking = {stage.name for stage in stages if isinstance(stage, ScoreStage) and not stage.unconditional}
+    for stage in stages:
+        if isinstance(stage, DistillStage) and stage.selection.delta_ifd is not None and stage.scores in lacking:
+            raise RecipeError(
+                f"{where}: stage {stage.name!r} has `selection.delta_ifd`, but its scores {stage.scores!r} do not say "
+                "how likely the teacher finds completions without their prompt. Add `unconditional: true` to stage "
+                f"{stage.scores!r}."
+            )
+
+
+def check_losses(stages: Sequence[Stage], *, where: str = "recipe") -> None:
+    """Every distillation's loss can be computed on the scores that it is given; references are checked before.
+
+    Raises: RecipeError, with what to change.
+    """
+    scores = {stage.name: stage for stage in stages if isinstance(stage, ScoreStage)}
+    rollouts = {stage.name: stage for stage in stages if isinstance(stage, RolloutStage)}
+    for stage in stages:
+        if isinstance(stage, DistillStage) and stage.scores is not None:
+            score = scores[stage.scores]
+            prefix = rollouts[score.sequences].prefix
+            problem = stage.loss.problem_with(target=score.target, prefix=prefix, temperature=score.temperature)
+            if problem is not None:
+                raise RecipeError(f"{where}: stage {stage.name!r}: {problem}.")

@@ -197,10 +197,12 @@ class TrainingSpec(Spec):
     """AdamW's decay rates of the gradient's first and second moment; the defaults are Llama 2's (arXiv 2307.09288)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this L2 norm over all weights; NPD's 1.0 (arXiv 2605.05940)."""
-    packing: bool = False
-    """Several sequences per row with block-diagonal attention, instead of length-sorted padding."""
+    packing: Literal["auto"] | bool = "auto"
+    """Whether a micro-batch is one row without padding, its sequences kept apart in attention, instead of a row for
+    each, padded to the longest. The result is the same. `auto` packs where a model computes in a packed row what it
+    computes for each sequence alone, which is tried on a few sequences; `true` makes it an error if it does not."""
     max_length: int = Field(default=2048, ge=8)
-    """Longer sequences are dropped and counted; also the length of a packed row."""
+    """Longer sequences are dropped and counted."""
     lora: LoraSpec | None = None
     """Train low-rank adapters instead of all weights."""
 
@@ -218,6 +220,8 @@ class SamplingSpec(Spec):
     """0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling (arXiv 1904.09751); 1 keeps the whole distribution."""
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Of these, tokens with this share of the likeliest one's probability or more (arXiv 2407.01082); 0 keeps all."""
     max_completion_tokens: int = Field(default=256, ge=1)
     """A completion that reaches this is cut, gets no EOS and the finish reason `length`."""
 
@@ -235,21 +239,13 @@ class CurriculumSpec(Spec):
     """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178), p smoothed as (correct+1)/(n+2)."""
 
 
-class LossSpec(Spec):
-    """(1-lambda)·CE + lambda·D over completion tokens (arXiv 2509.26497)."""
-
-    kd_weight: float = Field(default=0.9, ge=0, le=1, alias="lambda")
-    """Weight of the divergence; the paper's and NPD's 0.9."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """D: KL(teacher || student), the paper's; KL(student || teacher); or the mean of both to their mixture."""
-    tail: Literal["bucket", "renormalise", "drop"] = "bucket"
-    """What happens to the mass outside the teacher's top-k; `bucket` is the ghost token of arXiv 2503.16870."""
-    ce_on: Literal["all", "correct", "label"] = "all"
-    """Which completions carry the cross-entropy term."""
-
-
 class ExecutionSpec(Spec):
-    """How the work is cut for this machine. Not part of any fingerprint: changing it redoes nothing."""
+    """How the work is cut for this machine. Not part of any fingerprint: changing it redoes nothing.
+
+    No default measures a time, so that a recipe run twice on one machine computes the same bits. What `auto` measures
+    (on a CPU; elsewhere it is the default) is written down before a stage's first step, kept when the stage is resumed,
+    and remembered in `$XDG_CACHE_HOME/eyas` for stages of the same shape.
+    """
 
     micro_batch_size: int = Field(default=16, ge=1)
     """Sequences per forward and backward pass; lower it when training runs out of memory."""
@@ -259,8 +255,15 @@ class ExecutionSpec(Spec):
     """Sequences the teacher prefills together; lower it when scoring runs out of memory."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Optimiser steps between checkpoints."""
-    threads: int | None = Field(default=None, ge=1)
-    """CPU threads; by default as many as cores this process may use."""
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """CPU threads; by default as many as cores this process may use. `auto`: every training stage tries one, half the
+    cores and all of them on its first micro-batches and keeps the fastest."""
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    """What training computes in, its weights being float32 always; by default the model's own type. `auto`: bfloat16
+    where the CPU multiplies it in hardware, it is faster, and the loss of the first micro-batches stays within 1 %."""
+    compile: Literal["auto"] | bool = False
+    """Whether training goes through torch.compile. `auto`: where the time it saves over the stage's steps is measured
+    to exceed the time it takes. If it fails training goes on without it and the manifest says so."""
     device: str = Field(default="auto", pattern=r"^[a-z]+$")
     """`auto`, `cpu`, `cuda`, `npu`, …: the kind alone; CUDA_VISIBLE_DEVICES and its like choose the card."""
     trackers: tuple[str, ...] = ("tensorboard",)

@@ -45,6 +45,7 @@ def render_page(
         "training_charts": process.training_charts(evidence),
         "selections": process.selections(evidence),
         "curricula": process.curricula(evidence),
+        "staleness": process.staleness(evidence),
         "rollouts": process.rollouts(evidence),
         "cache": process.cache(evidence),
         "costs": process.costs(evidence),

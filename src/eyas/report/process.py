@@ -74,8 +74,6 @@ def drops(evidence: Evidence) -> list[tuple[str, str, int]]:
     rows = []
     for name, artifact in evidence.artifacts.items():
         rows += [(name, reason, number) for reason, number in (artifact.facts.get("dropped") or {}).items() if number]
-        if artifact.facts.get("dropped_too_long"):
-            rows.append((name, "longer than max_length", artifact.facts["dropped_too_long"]))
         if artifact.facts.get("test_answers_rejected_by_their_grader"):
             rows.append(
                 (
@@ -84,6 +82,30 @@ def drops(evidence: Evidence) -> list[tuple[str, str, int]]:
                     artifact.facts["test_answers_rejected_by_their_grader"],
                 )
             )
+    return rows
+
+
+@dataclass(frozen=True)
+class StalenessRow:
+    """How far a round's student was from the policy that sampled its rollouts, before and after the training."""
+
+    stage: str
+    before: dict[str, float]
+    after: dict[str, float]
+    sampling: str
+
+
+def staleness(evidence: Evidence) -> list[StalenessRow]:
+    """One row per distillation round whose sequences a student sampled."""
+    rows = []
+    for name in evidence.trainings():
+        found = evidence.artifacts[name].facts.get("staleness")
+        if found:
+            sampling = found.get("sampling") or {}
+            text = ", ".join(
+                f"{key.replace('_', '-')} {sampling[key]:g}" for key in ("temperature", "top_p") if key in sampling
+            )
+            rows.append(StalenessRow(name, found["before"], found["after"], text))
     return rows
 
 

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from eyas.engines.likelihood import student_nll
+from eyas.engines.staleness import staleness_after, staleness_before, staleness_sample
 from eyas.errors import ArtifactError, DataError
 from eyas.recipe import DistillStage
-from eyas.records import SequenceRecord, TeacherScores
+from eyas.records import SequenceRecord
+from eyas.selection import delta_ifd
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
-from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps
+from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps, selected
+from eyas.storage.nll import DIRECTORY, read_nll
+from eyas.storage.scores import read_scores
 from eyas.storage.shards import read_records
 
 
 def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
-    """Train and write `model/`.
+    """Select, train and write `model/`; staleness is that of all rollouts, before the selection.
 
-    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence is too long or none can carry
-        be told correct though the loss asks for it.
+    Raises: ArtifactError, if a sequence has no scores; DataError, if every sequence is too long or left out, or none
+        can be told correct though the loss asks for it.
     """
     sequences = list(read_records(context.inputs["sequences"].path / "sequences", kind=SequenceRecord))
-    items, too_long = fit_length(_scored(stage, context, sequences), max_length=stage.training.max_length)
+    fitting, too_long = fit_length(_scored(stage, context, sequences), max_length=stage.training.max_length)
+    items, dropped = selected(
+        fitting, spec=stage.selection, stage=stage.name, delta_ifds=_ifds(stage, context, fitting)
+    )
     size = stage.training.batch_size
     steps = stage.training.steps or max(1, round(len(items) * (stage.training.epochs or 1.0) / size))
+    sample = staleness_sample(sequences)
+    before = staleness_before(sample, context=context) if sample else None
     facts = finetune(
         items,
         context=context,
@@ -33,13 +44,28 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
         modes=stage.modes,
         steps=planned_steps(context, lambda: steps),
         card=_card(stage, context, steps),
+        temperature=float(context.inputs["scores"].config["temperature"]),
     )
-    return facts | {"dropped_too_long": too_long}
+    if before is not None:
+        after = staleness_after(sample, before=before, context=context)
+        sampling = context.inputs["sequences"].config.get("sampling")
+        facts |= {"staleness": {"before": asdict(before), "after": asdict(after), "sampling": sampling}}
+    return facts | {"dropped": dropped | {"longer_than_max_length": too_long}}
+
+
+def _ifds(stage: DistillStage, context: StageContext, items: list[TrainingItem]) -> list[float | None] | None:
+    """Delta-IFD of each item, None without a window for it."""
+    if stage.selection.delta_ifd is None:
+        return None
+    sequences = [item.sequence for item in items]
+    teacher = read_nll(context.inputs["scores"].path / DIRECTORY)
+    student = student_nll(sequences, context=context)
+    return [delta_ifd(teacher=teacher[key], student=student[key]) for key in (item.token_hash for item in sequences)]
 
 
 def _scored(stage: DistillStage, context: StageContext, sequences: list[SequenceRecord]) -> list[TrainingItem]:
     """Sequences joined with their scores by the hash of the token ids."""
-    scores = read_records(context.inputs["scores"].path / "scores", kind=TeacherScores)
+    scores = read_scores(context.inputs["scores"].path / "scores")
     by_hash = {item.token_hash: item for item in scores}
     missing = sum(sequence.token_hash not in by_hash for sequence in sequences)
     if missing:
@@ -69,7 +95,7 @@ def _card(stage: DistillStage, context: StageContext, steps: int) -> str:
     loss = stage.loss
     return (
         f"# {context.recipe.name}: {stage.name}\n\nOffline distillation by eyas from `{stage.model}` on {stage.prefix} "
-        f"prefixes: lambda {loss.kd_weight:g}, {loss.divergence} with tail {loss.tail}, {steps} steps of "
+        f"prefixes: lambda {loss.kd_weight:g}, {loss.summary}, {steps} steps of "
         f"{stage.training.batch_size} sequences at learning rate {stage.training.learning_rate:g}, "
         f"seed {context.recipe.seed}.\n"
     )

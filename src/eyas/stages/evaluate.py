@@ -9,11 +9,12 @@ from typing import Any
 
 from eyas.engines.respondent import Job, Respondent, load_respondent
 from eyas.recipe import EvaluateStage
-from eyas.records import MODES, Example, Mode, SequenceRecord, TeacherScores
+from eyas.records import MODES, Example, Mode, SequenceRecord
 from eyas.stats import Share, share_of
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
 from eyas.storage.models import parameter_count, weight_bytes
+from eyas.storage.scores import read_scores
 from eyas.storage.shards import read_records, shard_path, write_shard
 from eyas.storage.tokenization import label_sequence
 
@@ -123,7 +124,7 @@ def _divergence(stage: EvaluateStage, context: StageContext, respondent: Respond
     """KL(teacher || model) per completion token on the fixed sequences, by whose prefixes they are."""
     found: dict[str, dict[str, float]] = {}
     for prefix in stage.divergence_scores:
-        scores = read_records(context.inputs[f"scores:{prefix}"].path / "scores", kind=TeacherScores)
+        scores = read_scores(context.inputs[f"scores:{prefix}"].path / "scores")
         by_hash = {item.token_hash: item for item in scores}
         sequences = read_records(context.inputs[f"sequences:{prefix}"].path / "sequences", kind=SequenceRecord)
         items = [TrainingItem(sequence=item, scores=by_hash[item.token_hash]) for item in sequences]

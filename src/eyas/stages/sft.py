@@ -13,7 +13,7 @@ from eyas.records import MODES, Example, SequenceRecord
 from eyas.storage.artifacts import Artifact
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
-from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps
+from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps, selected
 from eyas.storage.shards import read_records
 from eyas.storage.tokenization import label_sequence, load_tokenizer, stop_ids, vocabulary_size
 
@@ -23,10 +23,13 @@ PLAIN = LossSpec(kd_weight=0.0)
 def run(stage: SftStage, context: StageContext) -> dict[str, Any]:
     """Train and write `model/`.
 
-    Raises: DataError, if no labelled example has what the stage's modes need.
+    Raises: DataError, if no labelled example has what the stage's modes need, or no sequence is left to train on.
     """
     sequences = _sequences(stage, context)
     items, too_long = fit_length([TrainingItem(item) for item in sequences], max_length=stage.training.max_length)
+    dropped: dict[str, int] = {}
+    if stage.sequences is not None:
+        items, dropped = selected(items, spec=stage.selection, stage=stage.name)
     steps = planned_steps(context, lambda: _steps(stage, context, items))
     selections = sorted({max(1, steps * part // stage.selections) for part in range(1, stage.selections + 1)})
     facts = finetune(
@@ -42,7 +45,7 @@ def run(stage: SftStage, context: StageContext) -> dict[str, Any]:
         selections=selections if stage.select == "best" else (),
         validate=_validator(stage, context) if stage.select == "best" else None,
     )
-    return facts | {"dropped_too_long": too_long}
+    return facts | {"dropped": dropped | {"longer_than_max_length": too_long}}
 
 
 def _sequences(stage: SftStage, context: StageContext) -> list[SequenceRecord]:

@@ -15,13 +15,16 @@ from transformers import PreTrainedModel
 
 from eyas.curriculum import Key, PassRates, frontier_weights, majority_answers, pass_rates, training_order
 from eyas.errors import ArtifactError, DataError
-from eyas.recipe import CurriculumSpec, LossSpec, TrainingSpec
+from eyas.recipe import CurriculumSpec, LossSpec, SelectionSpec, TrainingSpec
 from eyas.records import Mode, SequenceRecord, seed_for
+from eyas.selection import select
 from eyas.storage.artifacts import Artifact, atomic_path, read_json, write_json
 from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.context import Progress, StageContext
 from eyas.storage.models import device_of, load_model, save_model
+from eyas.storage.probe import using_threads
+from eyas.storage.settings import choose_packing, choose_settings
 from eyas.storage.shards import read_records
 from eyas.storage.tokenization import load_tokenizer
 from eyas.storage.training import train, write_log
@@ -45,6 +48,28 @@ def fit_length(items: Sequence[TrainingItem], *, max_length: int) -> tuple[list[
             "(or none at all). Raise it, or look at what the stages before made."
         )
     return kept, len(items) - len(kept)
+
+
+def selected(
+    items: Sequence[TrainingItem],
+    *,
+    spec: SelectionSpec,
+    stage: str,
+    delta_ifds: Sequence[float | None] | None = None,
+) -> tuple[list[TrainingItem], dict[str, int]]:
+    """(items that `eyas.selection.select` keeps, reason -> how many it left out).
+
+    Raises: DataError, if none is left.
+    """
+    made = select([item.sequence for item in items], spec=spec, delta_ifds=delta_ifds)
+    if not made.kept:
+        counts = ", ".join(f"{reason} {number}" for reason, number in made.dropped.most_common())
+        settings = ", ".join(f"{name}: {value}" for name, value in spec.model_dump(exclude_none=True).items())
+        raise DataError(
+            f"stage {stage!r}: `selection` {{{settings}}} leaves none of {len(items)} sequences to train on "
+            f"(dropped: {counts}). Loosen it, or look at what the stages before made."
+        )
+    return [items[index] for index in made.kept], dict(made.dropped)
 
 
 def measured_rates(context: StageContext, *, fallback: str | None) -> PassRates:
@@ -91,12 +116,16 @@ def finetune(
     modes: Mapping[Mode, float] | None,
     steps: int,
     card: str,
+    temperature: float = 1.0,
     selections: Sequence[int] = (),
     validate: Validate | None = None,
 ) -> dict[str, Any]:
     """Train from the context's input model on `items`, write `model/` and `log.jsonl`, return the facts.
 
-    Weights are trained in float32, with autocast where the model's own type is narrower, and saved in that type.
+    Weights are trained in float32, with autocast where the model's own type is narrower or the recipe's execution says
+    so, and saved in the model's type.
+
+    `temperature` is the one that the teacher was scored at.
 
     With `validate` the weights after each step in `selections` are candidates and the best one is saved.
 
@@ -110,30 +139,43 @@ def finetune(
     dtype = context.model_dtype()
     keys: list[Key] = [(item.sequence.example_id, item.sequence.mode) for item in items]
     stream = training_order(keys, order=curriculum.order, rates=rates.rates, modes=modes, seed=context.recipe.seed)
+    packing = choose_packing(model, items, training=training, precision=dtype, directory=context.directory)
     loader = StepLoader(
         weighted(items, keys, curriculum=curriculum, rates=rates),
         list(islice(stream, steps * training.batch_size)),
         training=training,
         micro_batch_size=context.execution.micro_batch_size,
         pad_id=int(tokenizer.pad_token_id or 0),
+        packed=packing["packed"],
     )
-    attach_loss(model, loss)
+    attach_loss(model, loss, temperature=temperature)
     trainable = _with_lora(model, training)
+    first = loader.step(0).micro_batches
+    settings, execution = choose_settings(
+        trainable,
+        first,
+        execution=context.execution,
+        dtype=dtype,
+        passes=steps * len(first),
+        compile_model=lambda compiled: attach_loss(model, loss, compiled=compiled),
+        directory=context.directory,
+    )
     candidates = _Candidates(context.directory / "candidates", trainable)
     pace = _Pace(context.progress)
-    trained = train(
-        trainable,
-        loader,
-        training=training,
-        execution=context.execution,
-        seed=seed,
-        dtype=dtype,
-        directory=context.directory,
-        clock=context.clock,
-        progress=pace,
-        selections=selections,
-        select=lambda step: candidates.consider(step, model, validate),
-    )
+    with using_threads(settings.threads):
+        trained = train(
+            trainable,
+            loader,
+            training=training,
+            execution=context.execution,
+            seed=seed,
+            dtype=settings.precision,
+            directory=context.directory,
+            clock=context.clock,
+            progress=pace,
+            selections=selections,
+            select=lambda step: candidates.consider(step, model, validate),
+        )
     chosen = candidates.restore_best(selections) if validate is not None else {}
     detach_loss(model)
     merged = trainable.merge_and_unload() if training.lora is not None else model
@@ -145,6 +187,7 @@ def finetune(
         "tokens": trained.tokens,
         "sequences": len(items),
         "tokens_per_second": pace.tokens_per_second(loader.tokens_until),
+        "execution": execution | {"packing": packing},
         "pass_rates": {"graded": rates.graded, "pseudo": rates.pseudo, "unknown": rates.unknown},
     } | chosen
 

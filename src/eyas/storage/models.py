@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from eyas.errors import ModelError
 from eyas.recipe import ExecutionSpec, ModelSpec
 from eyas.records import seed_for
 from eyas.storage.artifacts import atomic_path
+from eyas.storage.hardware import core_count
 from eyas.storage.origins import SMOLLM2, hash_directory, hub_commit, link_model, origin_of, snapshot
 from eyas.storage.smollm2 import describe_smollm2, load_smollm2, smollm2_version
 from eyas.storage.tokenization import end_of_turn, load_tokenizer
@@ -271,6 +271,6 @@ def device_of(execution: ExecutionSpec) -> torch.device:
 
 
 def set_threads(execution: ExecutionSpec) -> None:
-    """Use the recipe's number of CPU threads, or the cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(execution.threads or cores)
+    """Use the recipe's number of CPU threads, or the cores this process may use; a training stage asked for `auto`
+    measures its own."""
+    torch.set_num_threads(execution.threads if isinstance(execution.threads, int) else core_count())

@@ -1,16 +1,14 @@
-"""Parquet shards (zstd) of examples, sequences, teacher scores and predictions.
+"""Parquet shards (zstd) of examples, sequences and predictions; those of teacher scores are in scores.py.
 
 A shard's name carries the first 16 hex digits of its own SHA-256 (`00003.9f86d081884c7d65.parquet`), so one
 rename publishes data and checksum together, and a truncated or altered shard is found without a second file.
 
-Columns. Sequences: the fields of `SequenceRecord`; ids are int32 lists, log-probs float32 lists. Scores:
-the fields of `TeacherScores`; `ids` list<list<int32>>, `logprobs` list<list<float16>>, `token_logprobs`
-list<float32>, `captured_mass` list<float64>, the entries' mass before their rounding.
+Columns. Sequences: the fields of `SequenceRecord`; ids are int32 lists, log-probs float32 lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eyas.errors import CorruptArtifact
-from eyas.records import Example, SequenceRecord, TeacherScores
+from eyas.records import Example, SequenceRecord
 from eyas.storage.artifacts import atomic_path, fsync_tree, sha256_of
 
-Record = TypeVar("Record", Example, SequenceRecord, TeacherScores)
+Record = TypeVar("Record", Example, SequenceRecord)
 
 _IDS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 SCHEMAS: dict[type, pa.Schema] = {
@@ -35,10 +33,6 @@ SCHEMAS: dict[type, pa.Schema] = {
          ("prompt_ids", _IDS), ("completion_ids", _IDS), ("finish_reason", pa.string()), ("sampling_logprobs", _FLOATS),
          ("text", pa.string()), ("answer", pa.string()), ("grade", pa.float32())]
     ),
-    TeacherScores: pa.schema(
-        [("token_hash", pa.string()), ("ids", pa.list_(_IDS)), ("logprobs", pa.list_(pa.list_(pa.float16()))),
-         ("token_logprobs", _FLOATS), ("captured_mass", pa.list_(pa.float64()))]
-    ),
 }  # fmt: skip
 
 
@@ -48,13 +42,27 @@ def write_shard(directory: Path, index: int, records: Sequence[Record], *, kind:
     return write_table(directory, index, table)
 
 
-def write_table(directory: Path, index: int, table: pa.Table) -> Path:
-    """As `write_shard`, for a table of any schema."""
+def write_table(
+    directory: Path,
+    index: int,
+    table: pa.Table,
+    *,
+    level: int | None = None,
+    encodings: Mapping[str, str] | None = None,
+) -> Path:
+    """As `write_shard`, for a table of any schema; `level` is zstd's, `encodings` are Parquet's by column path."""
     directory.mkdir(parents=True, exist_ok=True)
     old = list(directory.glob(f"{index:05d}.*.parquet"))
     draft = directory / f"{index:05d}.draft"
     with atomic_path(draft) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=level,
+            use_dictionary=encodings is None,
+            column_encoding=None if encodings is None else dict(encodings),
+        )
     path = directory / f"{index:05d}.{sha256_of(draft)[:16]}.parquet"
     draft.rename(path)
     fsync_tree(directory, deep=False)

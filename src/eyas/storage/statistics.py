@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from eyas.records import MODES, SequenceRecord, TeacherScores
+from eyas.records import MODES, SequenceRecord
+from eyas.storage.scores import TeacherScores
 
 
 def rollout_statistics(sequences: Iterable[SequenceRecord]) -> dict[str, Any]:
@@ -36,20 +37,21 @@ def _share(flags: Sequence[bool]) -> float | None:
     return sum(flags) / len(flags) if flags else None
 
 
-def score_statistics(scores: Iterable[TeacherScores], *, size_bytes: int, tokens: int) -> dict[str, Any]:
-    """Captured mass, entries and bytes per completion token."""
-    masses: list[float] = []
-    entries = 0
-    for item in scores:
-        masses += item.captured_mass
-        entries += sum(map(len, item.ids))
-    count = len(masses)
+def score_statistics(
+    scores: Iterable[TeacherScores], *, column_bytes: Mapping[str, int], tokens: int
+) -> dict[str, Any]:
+    """Captured mass as stored, entries, and bytes per completion token, in all and by column."""
+    found = list(scores)
+    captured = -np.expm1(np.concatenate([item.tail for item in found]).astype(np.float64))
+    count = len(captured)
+    size = sum(column_bytes.values())
     return {
         "tokens": tokens,
         "completion_tokens": count,
-        "bytes": size_bytes,
-        "bytes_per_token": size_bytes / count,
-        "mean_captured_mass": float(np.mean(masses)),
-        "p01_captured_mass": float(np.quantile(masses, 0.01)),
-        "entries_per_token": entries / count,
+        "bytes": size,
+        "bytes_per_token": size / count,
+        "bytes_per_token_by_column": {name: value / count for name, value in column_bytes.items()},
+        "mean_captured_mass": float(captured.mean()),
+        "p01_captured_mass": float(np.quantile(captured, 0.01)),
+        "entries_per_token": sum(len(item.ids) for item in found) / count,
     }
