@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 
 from eyas.engines.base import Request, Sampled
 from eyas.engines.transformers import TransformersEngine
-from eyas.losses import completion_loss
-from eyas.recipe import ExecutionSpec, LossSpec, SamplingSpec, TrainingSpec
-from eyas.records import SequenceRecord, TeacherScores
+from eyas.losses import Head, SparseTeacher, completion_loss
+from eyas.recipe import ExecutionSpec, LossSpec, SamplingSpec, ScoreSpec, TrainingSpec
+from eyas.records import SequenceRecord
 from eyas.storage.artifacts import StageClock
 from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
+from eyas.storage.scores import TeacherScores
 from eyas.storage.training import train
 
 Ids = list[int]
@@ -43,11 +44,12 @@ class Ticking:
         self.turn()
 
 
-def engine(model: PreTrainedModel, *, generation: int = 64, scoring: int = 16) -> TransformersEngine:
+def engine(
+    model: PreTrainedModel, *, generation: int = 64, scoring: int = 16, vocabulary: int | None = None
+) -> TransformersEngine:
     """The embedded engine with these batch sizes."""
-    return TransformersEngine(
-        model, execution=CPU.model_copy(update={"generation_batch_size": generation, "scoring_batch_size": scoring})
-    )
+    execution = CPU.model_copy(update={"generation_batch_size": generation, "scoring_batch_size": scoring})
+    return TransformersEngine(model, execution=execution, vocabulary=vocabulary)
 
 
 def generate(
@@ -58,9 +60,11 @@ def generate(
     return maker.generate(requests, sampling=SamplingSpec(max_completion_tokens=tokens), stop=stop)
 
 
-def score(scorer: TransformersEngine, sequences: Sequences, *, top_k: int = 10) -> list[TeacherScores]:
-    """The teacher's top-k, every list `top_k` long."""
-    return scorer.score(sequences, top_k=top_k, mass=1.0, temperature=1.0)
+def score(
+    scorer: TransformersEngine, sequences: Sequences, *, top_k: int = 10, mass: float = 1.0
+) -> list[TeacherScores]:
+    """The teacher's top-k; by default every list is `top_k` long."""
+    return scorer.score(sequences, spec=ScoreSpec(top_k=top_k, mass=mass))
 
 
 def items(sequences: Sequences, scores: Sequence[TeacherScores] | None = None) -> list[TrainingItem]:
@@ -97,7 +101,7 @@ def training_loop(
     def loop(turn: Callable[[], None]) -> Any:
         loader = StepLoader(
             data, order or cycle, training=training, micro_batch_size=micro_batch_size,
-            pad_id=int(model.config.pad_token_id or 0),
+            pad_id=int(model.config.pad_token_id or 0), packed=training.packing is not False,
         )  # fmt: skip
         attach_loss(model, loss)
         try:
@@ -117,13 +121,13 @@ def loss_call(hidden_TD: Tensor, weight_VD: Tensor, *, top_k: int) -> Callable[[
     """The loss of one micro-batch, value and gradients: forward KL to stored top-k entries with the tail in a bucket."""
     count, vocabulary = len(hidden_TD), len(weight_VD)
     ids_NK = torch.randint(0, vocabulary // top_k, (count, top_k)) * top_k + torch.arange(top_k)  # distinct in a row
-    logprobs_NK = torch.log_softmax(torch.randn(count, top_k + 1), dim=-1)[:, :-1].double()
+    logprobs_NO = torch.log_softmax(torch.randn(count, top_k + 1), dim=-1)
+    teacher = SparseTeacher(ids_NK, logprobs_NO[:, :-1].contiguous(), logprobs_NO[:, -1], logprobs_NO[:, 0])
     labels_N, ones_N = torch.randint(0, vocabulary, (count,)), torch.ones(count)
+    loss = LossSpec.model_validate({"lambda": 1.0})
 
     def call() -> None:
-        completion_loss(
-            hidden_TD, labels_N, ones_N, ones_N, ids_NK, logprobs_NK, head=lambda rows: rows @ weight_VD.T,
-            vocabulary=vocabulary, kd_weight=1.0, divergence="forward_kl", tail="bucket",
-        ).total.backward()  # fmt: skip
+        sums = completion_loss(hidden_TD, labels_N, ones_N, ones_N, teacher, head=Head(weight_VD), loss=loss)
+        sums.total.backward()
 
     return call

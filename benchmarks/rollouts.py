@@ -17,7 +17,6 @@ import shapes
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from eyas.engines.cache import left_pad
 from eyas.storage.smollm2 import load_smollm2
 
 COUNT = 64
@@ -79,7 +78,9 @@ def compare(
 
 def generate(model: PreTrainedModel, prompts: list[list[int]], *, tokens: int, stop: int, cache: str | None) -> int:
     """Tokens made, up to and with the first stop of each row."""
-    ids_BT, mask_BT = left_pad(prompts, pad_id=PAD, device=torch.device("cpu"))
+    width = max(map(len, prompts))
+    ids_BT = torch.tensor([[PAD] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask_BT = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     settings: dict[str, Any] = {} if cache is None else {"cache_implementation": cache, "disable_compile": True}
     config = GenerationConfig(
         max_new_tokens=tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=PAD,
