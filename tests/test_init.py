@@ -112,5 +112,5 @@ def test_what_is_written_is_commented_and_ends_with_a_newline(tmp_path: Path) ->
     written(tmp_path, "builtin:arithmetic")
     text = (tmp_path / "mine.yaml").read_text(encoding="utf-8")
     assert text.startswith("# Written by `eyas init`")
-    assert text.endswith("}\n")
+    assert text.endswith("\n")
     assert isinstance(yaml.safe_load(text)["stages"][1]["training"]["learning_rate"], float)

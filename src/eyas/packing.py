@@ -12,6 +12,11 @@ from itertools import pairwise
 
 Row = tuple[int, ...]
 """Indices of the sequences that share a row, in order."""
+CALL_SECONDS = 150e-6
+"""Forward and backward of one short call of attention: fixed costs alone. This and the next two, which say what a token
+costs in a layer, are a fit to two models on two cores of a Xeon (LOG.md); only their ratios matter."""
+TOKEN_SECONDS = 3.5e-6
+PARAMETER_SECONDS = 28e-12
 
 
 def padded_rows(lengths: Sequence[int], *, micro_batch_size: int, ranks: int = 1) -> list[list[Row]]:
@@ -52,3 +57,20 @@ def _longest_first(lengths: Sequence[int]) -> list[int]:
 def _parts(sequences: int, *, micro_batch_size: int, ranks: int) -> int:
     """Micro-batches of all ranks: the least multiple of `ranks` into which they fit."""
     return ranks * -(-sequences // (micro_batch_size * ranks))
+
+
+def packing_gain(lengths: Sequence[int], *, micro_batch_size: int, layer_parameters: float) -> float:
+    """What packed rows save of a step on a CPU, in tokens of one layer's work; negative where padding is cheaper.
+
+    Saved is the padding; paid is a call of the attention for each sequence of another length than its neighbour, which
+    is next to nothing in a large layer and half a sequence in a tiny one. An estimate from dimensions alone, so that it
+    is the same every time; not a measurement.
+    """
+    call_tokens = CALL_SECONDS / (TOKEN_SECONDS + PARAMETER_SECONDS * layer_parameters)
+    padding = calls = 0
+    for rows in padded_rows(lengths, micro_batch_size=micro_batch_size):
+        widths = [lengths[index] for (index,) in rows]
+        padding += len(widths) * max(widths) - sum(widths)
+    for rows in packed_rows(lengths, micro_batch_size=micro_batch_size):
+        calls += sum(len({lengths[index] for index in row}) for row in rows) - 1
+    return padding - call_tokens * calls

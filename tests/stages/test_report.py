@@ -97,7 +97,7 @@ def test_how_pass_rates_are_known_and_bad_references_are_counted(made: Made) -> 
 def test_every_round_says_how_stale_its_rollouts_became_and_what_was_left_out(made: Made) -> None:
     _, page, _ = made
     for name in ("distill.1", "distill"):
-        assert f'{name}</th><td class="n">−0.000 <small>[−0.000, 0.000]</small></td><td class="n">0.114 <small>' in page
+        assert f'{name}</th><td class="n">0.000 <small>[0.000, 0.000]</small></td><td class="n">0.114 <small>' in page
         assert f'{name}</th><td>truncated</td><td class="n">11</td>' in page
         assert f'{name}</th><td>longer than max length</td><td class="n">3</td>' in page
     assert "temperature 1, top-p 1" in page

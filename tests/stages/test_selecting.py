@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def scored(tiny_student: Path, tiny_teacher: Path, tmp_path_factory: pytest.Temp
     rollout.run(rollout_stage(samples_per_prompt=3), context(root / "r", given))
     given["sequences"] = artifact(root / "r")
     teacher = {"sequences": given["sequences"], "model": artifact(tiny_teacher.parent, dtype="float32")}
-    score.run(ScoreStage(type="score", unconditional=True), context(root / "s", teacher))
-    return given | {"scores": artifact(root / "s")}
+    stage = ScoreStage(type="score", unconditional=True)
+    score.run(stage, context(root / "s", teacher))
+    return given | {"scores": replace(artifact(root / "s"), config=stage.model_dump())}
 
 
 def stage(**fields: Any) -> DistillStage:

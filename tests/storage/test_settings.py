@@ -44,8 +44,10 @@ def items(count: int = 6) -> list[TrainingItem]:
 
 
 def packing(model: PreTrainedModel, directory: Path, *, asked: Any = "auto") -> dict[str, Any]:
-    training = TrainingSpec(packing=asked)
-    return choose_packing(model, items(), training=training, precision="float32", directory=directory)
+    return choose_packing(
+        model, items(), list(range(6)), training=TrainingSpec(packing=asked), micro_batch_size=6, precision="float32",
+        directory=directory,
+    )  # fmt: skip
 
 
 def choose(
@@ -63,8 +65,9 @@ def choose(
 
 
 def test_packing_is_chosen_where_the_model_can_and_padding_where_it_cannot(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(settings, "packing_gain", lambda *_, **__: 1.0)
     can = packing(model_of("llama", PACKABLE["llama"]), tmp_path / "a")
     assert can["packed"] is True
     cannot = packing(model_of("lfm2", UNPACKABLE["lfm2"]), tmp_path / "b")
@@ -80,11 +83,21 @@ def test_packing_true_is_an_error_where_the_model_cannot(tmp_path: Path) -> None
     assert packing(model_of("lfm2", UNPACKABLE["lfm2"]), tmp_path, asked=False)["packed"] is False
 
 
+def test_a_tiny_model_is_padded_without_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama", PACKABLE["llama"])
+    monkeypatch.setattr(settings, "probe_packing", never)
+    chosen = packing(model, tmp_path)
+    assert chosen["packed"] is False
+    assert "padding costs less: by " in chosen["reason"]
+    assert packing(model, tmp_path) == chosen
+
+
 def test_packing_is_tried_once_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("llama", PACKABLE["llama"])
-    first = packing(model, tmp_path)
+    first = packing(model, tmp_path, asked=True)
+    assert first["packed"] is True
     monkeypatch.setattr(settings, "probe_packing", never)
-    assert packing(model, tmp_path) == first
+    assert packing(model, tmp_path, asked=True) == first
 
 
 def never(*_: object, **__: object) -> Any:

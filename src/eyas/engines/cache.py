@@ -48,9 +48,11 @@ class SlotLayer(DynamicLayer):
             self.keys[slots, :, :end] = key_states[rows]
             self.values[slots, :, :end] = value_states[rows]
             return key_states, value_states
-        every, at = self._owner.every, self._owner.lengths
-        self.keys[every, :, at] = key_states[:, :, 0]
-        self.values[every, :, at] = value_states[:, :, 0]
+        heads, capacity = self.keys.shape[1:3]
+        firsts = capacity * torch.arange(heads * len(self.keys), device=self.keys.device).view(-1, heads)
+        places = (firsts + self._owner.lengths[:, None]).flatten()  # of the new tokens, slots and heads end to end
+        self.keys.flatten(0, 2).index_copy_(0, places, key_states.flatten(0, 2))
+        self.values.flatten(0, 2).index_copy_(0, places, value_states.flatten(0, 2))
         width = self._owner.width
         return self.keys[:, :, :width], self.values[:, :, :width]
 
@@ -71,7 +73,6 @@ class SlotCache(Cache):
         self.slots, self.capacity = slots, capacity
         self.prefill: tuple[Tensor, Tensor] | None = None
         self.lengths = torch.zeros(slots, dtype=torch.long, device=model.device)
-        self.every = torch.arange(slots, device=model.device)
         self.width = 0
         self._config = model.config
         super().__init__(layers=[SlotLayer(self) for _ in range(model.config.num_hidden_layers)])
@@ -97,7 +98,6 @@ class SlotCache(Cache):
             layer.keep(slots)  # type: ignore[union-attr]
         self.lengths = self.lengths[slots]
         self.slots = len(slots)
-        self.every = self.every[: self.slots]
 
 
 def attention_masks(config: PreTrainedConfig, visible_BQK: Tensor, *, ages: Tensor) -> Tensor | dict[str, Tensor]:

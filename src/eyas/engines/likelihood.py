@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from eyas.engines.base import Ids
+from eyas.engines.base import Engine, Ids
 from eyas.engines.transformers import TransformersEngine
+from eyas.recipe import ScoreSpec
 from eyas.records import SequenceRecord
 from eyas.selection import Nll, later_nll
+from eyas.stats import Floats
 from eyas.storage.context import StageContext
 from eyas.storage.models import device_of, load_model
 from eyas.storage.nll import DIRECTORY, read_nll, write_nll
@@ -27,13 +30,19 @@ def load_engine(path: Path, *, context: StageContext) -> TransformersEngine:
     return TransformersEngine(model, execution=context.execution, vocabulary=vocabulary_size(load_tokenizer(path)))
 
 
-def completion_nll(engine: TransformersEngine, completions: Sequence[Ids], logprobs: Sequence[ArrayLike]) -> list[Nll]:
+def token_logprobs(engine: Engine, sequences: Sequence[tuple[Ids, Ids]]) -> list[Floats]:
+    """The completion tokens' own log-probs (nats) of (prompt ids, completion ids), one float64 [T] each, in order."""
+    scores = engine.score(sequences, spec=ScoreSpec(top_k=1))
+    return [np.asarray(item.token_logprobs, dtype=np.float64) for item in scores]
+
+
+def completion_nll(engine: Engine, completions: Sequence[Ids], logprobs: Sequence[ArrayLike]) -> list[Nll]:
     """How likely the engine's model finds completions, given their tokens' log-probs [T] with the prompt before them.
 
     Costs a prefill of the completions alone, in which their first token is the context.
     """
     longer = [index for index, ids in enumerate(completions) if len(ids) > 1]
-    rows = engine.token_logprobs([(completions[index][:1], completions[index][1:]) for index in longer])
+    rows = token_logprobs(engine, [(completions[index][:1], completions[index][1:]) for index in longer])
     alone = {index: -float(row.mean()) for index, row in zip(longer, rows, strict=True)}
     return [Nll(later_nll(row), alone.get(index)) for index, row in enumerate(logprobs)]
 
@@ -50,7 +59,7 @@ def student_nll(sequences: Sequence[SequenceRecord], *, context: StageContext) -
         engine = load_engine(context.model_path(), context=context)
         for index in missing:
             unit = [distinct[key] for key in units[index]]
-            logprobs = engine.token_logprobs([(item.prompt_ids, item.completion_ids) for item in unit])
+            logprobs = token_logprobs(engine, [(item.prompt_ids, item.completion_ids) for item in unit])
             found = completion_nll(engine, [item.completion_ids for item in unit], logprobs)
             write_nll(directory, index, dict(zip(units[index], found, strict=True)))
             context.clock.save()

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+LEAST_ELEMENTS = 2**16
+"""Smaller weights stay in the cache of a core, where laying them out anew costs less than the call."""
+
 
 class _Packed:
     def __init__(self, layer: nn.Linear, rows: int) -> None:
@@ -43,4 +46,5 @@ def packed_weights(module: nn.Module, *, rows: int) -> Iterator[None]:
 
 def _can_pack(layer: nn.Linear) -> bool:
     weight = layer.weight
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LEAST_ELEMENTS
+    return fits and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from eyas.engines.likelihood import load_engine
+from eyas.engines.likelihood import load_engine, token_logprobs
 from eyas.records import SequenceRecord
 from eyas.stats import Floats, TokenMean, token_mean
 from eyas.storage.backbone import head_of, hidden_states
@@ -64,7 +64,7 @@ def staleness_after(sample: Sequence[SequenceRecord], *, before: TokenMean, cont
 
 def _log_ratio(path: Path, sample: Sequence[SequenceRecord], context: StageContext) -> TokenMean:
     engine = load_engine(path, context=context)
-    rows = engine.token_logprobs([(item.prompt_ids, item.completion_ids) for item in sample])
+    rows = token_logprobs(engine, [(item.prompt_ids, item.completion_ids) for item in sample])
     return token_mean([np.subtract(item.sampling_logprobs, row) for item, row in zip(sample, rows, strict=True)])
 
 

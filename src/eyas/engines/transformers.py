@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,7 +20,6 @@ from eyas.losses import Head, chunks, completion_loss
 from eyas.packing import padded_rows
 from eyas.recipe import ExecutionSpec, LossSpec, SamplingSpec, ScoreSpec
 from eyas.records import token_hash
-from eyas.stats import Floats
 from eyas.storage.backbone import head_of, hidden_states, teacher_of
 from eyas.storage.batches import TrainingItem, collate
 from eyas.storage.hardware import is_out_of_memory
@@ -118,15 +116,10 @@ class TransformersEngine:
                 count += len(hidden_ND)
         return total, count
 
-    def token_logprobs(self, sequences: Sequence[tuple[Ids, Ids]]) -> list[Floats]:
-        """The completion tokens' own log-probs (nats), one float64 [T] per sequence, in order; otherwise as `score`."""
-        scores = self.score(sequences, spec=ScoreSpec(top_k=1))
-        return [np.asarray(item.token_logprobs, dtype=np.float64) for item in scores]
-
     def nll(self, sequences: Sequence[tuple[Ids, Ids]]) -> tuple[float, int]:
         """(sum of the completions' negative log-likelihood, nats; completion tokens)."""
-        rows = self.token_logprobs(sequences)
-        return -float(sum(row.sum() for row in rows)), sum(map(len, rows))
+        scores = self.score(sequences, spec=ScoreSpec(top_k=1))
+        return -sum(float(item.token_logprobs.sum()) for item in scores), sum(len(item.counts) for item in scores)
 
     def _collated(self, items: Sequence[TrainingItem]) -> Iterator[dict[str, Tensor]]:
         lengths = [item.length for item in items]

@@ -34,6 +34,11 @@ class LossSums:
     """Unweighted sum of D, without gradient; zero without a teacher."""
 
 
+# FSDP2 hooks the backward pass to the tensors it finds in what forward returns; older versions of torch find only those
+# in registered containers.
+torch.export.register_dataclass(LossSums)
+
+
 @dataclass(frozen=True)
 class _Targets:
     """What is compared with, per token."""
@@ -120,7 +125,7 @@ class _CompletionLoss(torch.autograd.Function):
                 by_logits_NV.mul_(slope_NV)
             gradients.add(rows, by_logits_NV.to(narrow_VD.dtype), hidden_ND=hidden_ND, weight_VD=narrow_VD)
         ctx.gradients = gradients
-        total, ce, kd = sums.unbind()
+        total, ce, kd = (part.clone() for part in sums)  # FSDP2 warns of views
         ctx.mark_non_differentiable(ce, kd)
         return total, ce, kd
 

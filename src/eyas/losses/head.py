@@ -10,8 +10,11 @@ from torch import Tensor
 
 from eyas.errors import ShapeError
 
-CHUNK_ELEMENTS = 2**24
-"""Logits held at once (64 MiB in float32); larger work is cut along N."""
+CHUNK_ELEMENTS = 2**25
+"""Logits held at once (128 MiB in float32); larger work is cut along N. Fewer cost time where the vocabulary is large,
+because every chunk reads and writes the whole gradient of the weight."""
+TILE = 16
+"""Rows that CPU matrix products work on at once; a chunk of an uneven number costs up to half more."""
 CAST_ELEMENTS = 2**22
 """Elements of a product that are held in a narrow type before they are added in a wide one (8 MiB in bfloat16)."""
 
@@ -37,10 +40,8 @@ class Head:
     def __post_init__(self) -> None:
         rows = self.weight_VD.shape[0]
         if self.weight_VD.ndim != 2 or (self.bias_V is not None and self.bias_V.shape != (rows,)):
-            bias = None if self.bias_V is None else tuple(self.bias_V.shape)
-            raise ShapeError(
-                f"a head needs weight [V, D] and bias [V], found {tuple(self.weight_VD.shape)} and {bias}."
-            )
+            found = [None if part is None else tuple(part.shape) for part in (self.weight_VD, self.bias_V)]
+            raise ShapeError(f"a head needs weight [V, D] and bias [V], found {found[0]} and {found[1]}.")
 
     @property
     def size(self) -> int:
@@ -90,16 +91,23 @@ def chunks(
 ) -> Iterator[tuple[slice, Tensor]]:
     """Rows and their logits, at most CHUNK_ELEMENTS of them over `buffers` copies, without gradient.
 
-    Chunks are equally large, and each reuses the memory of the one before: take what is needed of it before the next,
-    and change it in place at will. `weight_VD` is `narrow_weight(head)`, for a caller that needs it as well.
+    Chunks are about equally large. Each reuses the memory of the one before: take what is needed of it before the next
+    one, and change it in place at will. `weight_VD` is `narrow_weight(head)`, for a caller that needs it as well.
     """
     if weight_VD is None:
         weight_VD = narrow_weight(head)
     count = len(hidden_ND)
-    most = max(1, CHUNK_ELEMENTS // (head.size * buffers))
-    rows = -(-count // -(-count // most)) if count else 0
-    buffer_NV = hidden_ND.new_empty(rows, head.size, dtype=statistics_dtype(hidden_ND))
-    for start in range(0, count, max(1, rows)):
+    rows = _chunk_rows(count, most=max(1, CHUNK_ELEMENTS // (head.size * buffers)))
+    buffer_NV = hidden_ND.new_empty(min(rows, count), head.size, dtype=statistics_dtype(hidden_ND))
+    for start in range(0, count, rows):
         piece = slice(start, min(start + rows, count))
         out_NV = buffer_NV[: piece.stop - piece.start]
         yield piece, logits_into(out_NV, hidden_ND[piece].detach(), weight_VD, head=head)
+
+
+def _chunk_rows(count: int, *, most: int) -> int:
+    """Rows of a chunk: as few chunks as possible, about equally large, in whole tiles of a matrix product."""
+    pieces = -(-count // most)
+    even = -(-count // max(1, pieces))
+    tiled = -(-even // TILE) * TILE
+    return max(1, tiled if tiled <= most else even)

@@ -19,9 +19,10 @@ class SelectionSpec(Spec):
     """What happens to completions that were cut at their length limit. As text to imitate they are answers without an
     end, so `sft` drops them; a teacher's probabilities are as good on them as on others, so `distill` keeps them."""
     repetition: float | None = Field(default=None, gt=0, lt=1)
-    """Drop a completion of whose tokens more than this share stands in runs of 10 that it has written before. A loop
-    goes to 1, a derivation that restates its equations stays far below 0.5, data-juicer's default for runs of 10
-    characters. Gopher's 0.10 for 10-grams of words (arXiv 2112.11446, table A1) is meant for web pages. None: keep."""
+    """Drop a completion of whose tokens more than this share stands in runs of 10 that it has written before; None
+    keeps all. A loop goes to 1. 0.5 is data-juicer's default for runs of 10 characters: no solution of GSM8K's
+    training set exceeds 0.37 (see LOG.md), but 4.5 % exceed 0.10, which Gopher takes for 10-grams of words on web
+    pages (arXiv 2112.11446, table A1)."""
     grade: Literal["all", "correct", "incorrect"] = "all"
     """Train on what was graded right or wrong only; what has no grade is then dropped too. The evidence is split: the
     teacher's guidance is best on wrong rollouts (arXiv 2605.10889), distilling oneself on them alone costs 7 to 10

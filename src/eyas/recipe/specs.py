@@ -199,8 +199,9 @@ class TrainingSpec(Spec):
     """The gradient is scaled down to this L2 norm over all weights; NPD's 1.0 (arXiv 2605.05940)."""
     packing: Literal["auto"] | bool = "auto"
     """Whether a micro-batch is one row without padding, its sequences kept apart in attention, instead of a row for
-    each, padded to the longest. The result is the same. `auto` packs where a model computes in a packed row what it
-    computes for each sequence alone, which is tried on a few sequences; `true` makes it an error if it does not."""
+    each, padded to the longest. The result is the same. `auto` packs where padding costs more, as it does but in tiny
+    models, and where the model computes in a packed row what it computes for each sequence alone, which is tried on a
+    few sequences; `true` packs in any case, and it is an error if the model does not."""
     max_length: int = Field(default=2048, ge=8)
     """Longer sequences are dropped and counted."""
     lora: LoraSpec | None = None

@@ -162,9 +162,9 @@ class ScoreSpec(Spec):
     """Entries per token at most; the paper's 10. Nothing to `random_sampling`."""
     mass: float = Field(default=0.9999, gt=0, le=1)
     """A token's entry list ends when its captured mass reaches this; 1 keeps all k. Measured at k = 10: a task-tuned
-    SmolLM2 needs 2.4 entries and 5.9 bytes a token instead of 10 and 17.3, the untuned one 9.9 and 22.5 instead of 10
-    and 22.6. What is dropped is in the tail; were it lost evenly over the vocabulary, that would cost 1.5e-4 nats a
-    token at most (0.999: 7.7e-4 and 0.8 bytes less)."""
+    SmolLM2 needs 2.4 entries and 5.9 bytes a token instead of 10 and 17.3, the untuned one 9.9 and 23.0 instead of 10
+    and 23.2. What is dropped is in the tail; were it lost evenly over the vocabulary, that would cost 1.5e-4 nats a
+    token at most (0.999: 7.7e-4 and 0.7 bytes less)."""
     samples: int = Field(default=50, ge=1, le=65535)
     """Draws per token of `random_sampling`; the paper's 50, about a dozen different ids."""
     temperature: float = Field(default=1.0, gt=0)

@@ -52,8 +52,11 @@ def count(number: float | None) -> str:
 
 
 def decimal(number: float | None, digits: int = 2) -> str:
-    """A plain decimal; a dash for None."""
-    return "–" if number is None else f"{number:,.{digits}f}".replace("-", "−")
+    """A plain decimal; a dash for None; what rounds to nothing has no sign."""
+    if number is None:
+        return "–"
+    text = f"{number:,.{digits}f}"
+    return text.lstrip("-") if not text.strip("-0.,") else text.replace("-", "−")
 
 
 def size(number: float | None) -> str:

@@ -139,10 +139,19 @@ def finetune(
     dtype = context.model_dtype()
     keys: list[Key] = [(item.sequence.example_id, item.sequence.mode) for item in items]
     stream = training_order(keys, order=curriculum.order, rates=rates.rates, modes=modes, seed=context.recipe.seed)
-    packing = choose_packing(model, items, training=training, precision=dtype, directory=context.directory)
+    order = list(islice(stream, steps * training.batch_size))
+    packing = choose_packing(
+        model,
+        items,
+        order,
+        training=training,
+        micro_batch_size=context.execution.micro_batch_size,
+        precision=dtype,
+        directory=context.directory,
+    )
     loader = StepLoader(
         weighted(items, keys, curriculum=curriculum, rates=rates),
-        list(islice(stream, steps * training.batch_size)),
+        order,
         training=training,
         micro_batch_size=context.execution.micro_batch_size,
         pad_id=int(tokenizer.pad_token_id or 0),

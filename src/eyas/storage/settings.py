@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from eyas.errors import TrainingError
+from eyas.packing import packing_gain
 from eyas.recipe import ExecutionSpec, TrainingSpec
 from eyas.storage.artifacts import read_json, write_json
 from eyas.storage.batches import TrainingItem
@@ -66,11 +67,20 @@ class Settings:
 
 
 def choose_packing(
-    model: PreTrainedModel, items: Sequence[TrainingItem], *, training: TrainingSpec, precision: str, directory: Path
+    model: PreTrainedModel,
+    items: Sequence[TrainingItem],
+    order: Sequence[int],
+    *,
+    training: TrainingSpec,
+    micro_batch_size: int,
+    precision: str,
+    directory: Path,
 ) -> dict[str, Any]:
-    """{packed, reason, difference}: whether micro-batches are packed rows; tried unless an earlier attempt decided.
+    """{packed, reason, difference}: whether micro-batches are packed rows, unless an earlier attempt decided.
 
-    Tried are the longest sequence, between one of median length and the shortest.
+    With `auto` on a CPU they are not where the first step's padding is estimated to cost less than keeping sequences
+    apart, as in tiny models. Else they are if the model computes the same in a packed row, tried on the longest
+    sequence between one of median length and the shortest.
 
     Raises: TrainingError, if the recipe says `packing: true` and the model does not compute the same in packed rows.
     """
@@ -79,8 +89,15 @@ def choose_packing(
     known = _read(directory).get("packing")
     if known is not None:
         return dict(known)
-    order = sorted(range(len(items)), key=lambda index: (items[index].length, index))
-    tried = [items[order[place]].sequence for place in (len(order) // 2, -1, 0)]
+    if training.packing == "auto" and next(model.parameters()).device.type == "cpu":
+        first = [items[index].length for index in order[: training.batch_size]]
+        layer_parameters = model.num_parameters(exclude_embeddings=True) / model.config.num_hidden_layers
+        gain = packing_gain(first, micro_batch_size=micro_batch_size, layer_parameters=layer_parameters)
+        if gain <= 0:
+            reason = f"padding costs less: by {-gain:.0f} of {sum(first)} tokens in the first step"
+            return _keep(directory, packed=False, reason=reason, difference=None)
+    by_length = sorted(items, key=lambda item: item.length)
+    tried = [by_length[place].sequence for place in (len(items) // 2, -1, 0)]
     found = probe_packing(model, [one.prompt_ids + one.completion_ids for one in tried], precision=precision)
     if training.packing is True and not found.equal:
         raise TrainingError(
@@ -88,7 +105,10 @@ def choose_packing(
         )
     if not found.equal:
         _logger.warning("sequences are padded, not packed: %s", found.reason)
-    choice = {"packed": found.equal, "reason": found.reason, "difference": found.difference}
+    return _keep(directory, packed=found.equal, reason=found.reason, difference=found.difference)
+
+
+def _keep(directory: Path, **choice: Any) -> dict[str, Any]:
     _write(directory, packing=choice)
     return choice
 
