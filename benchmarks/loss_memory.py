@@ -3,12 +3,12 @@
     python benchmarks/loss_memory.py [--short]
 
 T = 4096 completion tokens, V = 151,936, D = 1024, float32, forward KL, value and gradients of hidden states and head
-weight. Every way runs in a child process of its own. Peak memory is the high-water mark of its resident set
-(`VmHWM` of /proc/self/status, reset before the call) over what was resident before it, less the gradients that the call
-leaves: parameters, hidden states and all gradients are outside, all that comes and goes is inside, whoever allocated it.
-Where the dense loss at this T would need more than half the memory, it is measured at the largest T that does not, and
-scaled linearly, which the printed row says. The dense and chunked losses are given the teacher's hidden states and head,
-as they are used; both are outside the peak too. Short: T = 2048, one round.
+weight. Every way runs in a child process of its own. Peak memory is the high-water mark of its resident set (`VmHWM` of
+/proc/self/status, reset before the call) over what was resident before it, less the gradients that the call leaves:
+parameters, hidden states and all gradients are outside, all that comes and goes is inside, whoever allocated it. Where
+the dense loss at this T would need more than half the memory, it is measured at the largest T that does not, and scaled
+linearly, which the printed row says. The dense and chunked losses are given the teacher's hidden states and head, as
+they are used; both are outside the peak too. Short: T = 2048, one round.
 """
 
 from __future__ import annotations
@@ -153,9 +153,7 @@ def liger_call(hidden_TD: Tensor, weight_VD: Tensor) -> Callable[[], None]:
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     teacher_TD, teacher_VD = _teacher(hidden_TD)
-    loss = LigerFusedLinearJSDLoss(
-        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False, chunk_size=256
-    )
+    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=False, chunk_size=256)
     labels_T = torch.randint(0, VOCABULARY, (len(hidden_TD),))
     return lambda: loss(hidden_TD, weight_VD, teacher_TD, teacher_VD, labels_T).backward()
 

@@ -238,4 +238,3 @@ class Turns:
                 own.release()
                 thread.join()
         return found
-

@@ -21,6 +21,7 @@ from eyas.storage.artifacts import StageClock
 from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.scores import TeacherScores
+from eyas.storage.settings import choose_packing
 from eyas.storage.training import train
 
 Ids = list[int]
@@ -99,26 +100,30 @@ def training_loop(
     cycle = [index % len(data) for index in range(steps * training.batch_size)]
 
     def loop(turn: Callable[[], None]) -> Any:
-        loader = StepLoader(
-            data, order or cycle, training=training, micro_batch_size=micro_batch_size,
-            pad_id=int(model.config.pad_token_id or 0), packed=training.packing is not False,
-        )  # fmt: skip
-        attach_loss(model, loss)
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch:
+            packing = choose_packing(
+                model, data, order or cycle, training=training, micro_batch_size=micro_batch_size, precision="float32",
+                directory=Path(scratch),
+            )  # fmt: skip
+            loader = StepLoader(
+                data, order or cycle, training=training, micro_batch_size=micro_batch_size,
+                pad_id=int(model.config.pad_token_id or 0), packed=packing["packed"],
+            )  # fmt: skip
+            attach_loss(model, loss)
+            try:
                 return train(
                     model, loader, training=training, directory=Path(scratch), clock=StageClock(Path(scratch)),
                     execution=CPU.model_copy(update={"micro_batch_size": micro_batch_size}), progress=Ticking(turn),
                     selections=range(1, steps + 1) if select else (), select=select or (lambda _: None),
                 )  # fmt: skip
-        finally:
-            detach_loss(model)
+            finally:
+                detach_loss(model)
 
     return loop
 
 
 def loss_call(hidden_TD: Tensor, weight_VD: Tensor, *, top_k: int) -> Callable[[], None]:
-    """The loss of one micro-batch, value and gradients: forward KL to stored top-k entries with the tail in a bucket."""
+    """The loss of one micro-batch, value and gradients: forward KL to stored entries with the tail in a bucket."""
     count, vocabulary = len(hidden_TD), len(weight_VD)
     ids_NK = torch.randint(0, vocabulary // top_k, (count, top_k)) * top_k + torch.arange(top_k)  # distinct in a row
     logprobs_NO = torch.log_softmax(torch.randn(count, top_k + 1), dim=-1)

@@ -102,7 +102,7 @@ def distillation(
             )
             trainer = IdsTrainer(
                 prompts=prompts, completions=completions, model=student, teacher_model=teacher, args=args,
-                processing_class=_tokenizer(student),
+                processing_class=_tokenizer(),
             )  # fmt: skip
             _quiet(trainer, turn)
             return trainer.train()
@@ -147,7 +147,7 @@ def sft(
                 logging_steps=10**6,
                 **CPU,
             )
-            trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=_tokenizer(model))
+            trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=_tokenizer())
             _quiet(trainer, turn)
             return trainer.train()
 
@@ -173,14 +173,6 @@ def _quiet(trainer: Any, turn: Callable[[], None]) -> None:
     trainer.add_callback(_Ticking(turn))
 
 
-def _tokenizer(model: PreTrainedModel) -> Any:
-    """The embedded pair's, with the model's special ids: TRL wants one, but every id here is given."""
-    tokenizer = AutoTokenizer.from_pretrained(str(Path(eyas.builtin.__file__).parent / "tokenizer"), padding_side="left")
-    return tokenizer
-
-
-def quiet_generation(model: PreTrainedModel) -> None:
-    """No generation default of the model's own stands in the way of plain sampling."""
-    model.generation_config.eos_token_id = model.config.eos_token_id
-    model.generation_config.pad_token_id = model.config.pad_token_id
-    torch.manual_seed(0)
+def _tokenizer() -> Any:
+    """The embedded pair's, because TRL wants a tokenizer; every id is given."""
+    return AutoTokenizer.from_pretrained(str(Path(eyas.builtin.__file__).parent / "tokenizer"), padding_side="left")

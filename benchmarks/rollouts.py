@@ -89,7 +89,7 @@ def generate(model: PreTrainedModel, prompts: list[list[int]], *, tokens: int, s
     with torch.inference_mode():
         all_BT: Any = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=config)
     stopped_BT = (all_BT[:, ids_BT.shape[1] :] == stop).cumsum(dim=-1)
-    return int(((stopped_BT == 0).sum() + (stopped_BT[:, -1] > 0).sum()))
+    return int((stopped_BT == 0).sum() + (stopped_BT[:, -1] > 0).sum())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 SmolLM2-135M's shape, CPU float32. Each product of a decoder layer and of the head is timed by itself in the shape that
 the work gives it, and again in the shapes of its two gradients for training; the best of its runs counts. Their sum is
-what the step would take if nothing else cost anything: no attention, norms, softmax, sampling, loss, optimiser or Python.
+what the step would take if nothing else cost anything: no attention, norms, softmax, sampling, loss, optimiser, Python.
 Attention's own products are left out: at these lengths they are under 3 % of the FLOPs.
 """
 
@@ -37,7 +37,9 @@ def main() -> None:
     all_tokens, completion_tokens = size * (PROMPT + TOKENS), size * TOKENS
 
     (scored_s,) = measure.alternate(lambda: ours.score(scorer, sequences), rounds=rounds)
-    add(report, "scoring", all_tokens, scored_s, forward_s(all_tokens, completion_tokens), all_tokens, completion_tokens)
+    add(
+        report, "scoring", all_tokens, scored_s, forward_s(all_tokens, completion_tokens), all_tokens, completion_tokens
+    )
 
     starts = [shapes.random_ids(PROMPT, seed=number) for number in range(prompts)]
     (rolled_s,) = measure.alternate(

@@ -2,9 +2,9 @@
 
     python benchmarks/scoring.py [--short]
 
-SmolLM2-135M's shape, CPU float32, top 10. The plain way is the model's own forward over the batch of 8, log-softmax over
-all positions and the vocabulary, the completion's slice and its top-k. The full form adds the plain way at its best,
-which keeps the logits of completions alone (`logits_to_keep`).
+SmolLM2-135M's shape, CPU float32, top 10. The plain way is the model's own forward over the batch of 8, log-softmax
+over all positions and the vocabulary, the completion's slice and its top-k. The full form adds the plain way at its
+best, which keeps the logits of completions alone (`logits_to_keep`).
 """
 
 from __future__ import annotations
