@@ -28,7 +28,7 @@ def main() -> None:
     options = measure.options(__doc__).parse_args()
     measure.prepare()
     report = measure.Report("kd_generation", short=options.short)
-    layers, count, rounds = (15, 32, 2) if options.short else (30, 64, 5)
+    layers, count, rounds = (15, 24, 2) if options.short else (30, 64, 5)
     prompts = [prompt for prompt, _ in shapes.random_sequences([(p, 1) for p, _ in shapes.gsm8k_lengths(count)])]
     student, peer_student = shapes.smollm2_shaped(layers), shapes.smollm2_shaped(layers)
     teacher = shapes.smollm2_shaped(2 * layers, seed=1)

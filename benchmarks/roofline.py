@@ -21,7 +21,8 @@ LAYERS = 30
 HIDDEN, KEYS, INNER, VOCABULARY = 576, 192, 1536, 49152
 LAYER = ((HIDDEN, HIDDEN, 2), (HIDDEN, KEYS, 2), (HIDDEN, INNER, 2), (INNER, HIDDEN, 1))
 """(inputs, outputs, how many) of a decoder layer's products."""
-PROMPT, TOKENS = 128, 128
+PROMPT, TOKENS, START = 128, 128, 32
+"""Tokens of a scored or trained sequence, and of a rollout's prompt."""
 
 
 def main() -> None:
@@ -41,12 +42,12 @@ def main() -> None:
         report, "scoring", all_tokens, scored_s, forward_s(all_tokens, completion_tokens), all_tokens, completion_tokens
     )
 
-    starts = [shapes.random_ids(PROMPT, seed=number) for number in range(prompts)]
+    starts = [shapes.random_ids(START, seed=number) for number in range(prompts)]
     (rolled_s,) = measure.alternate(
         lambda: ours.generate(maker, starts, tokens=made), rounds=max(1, rounds // 2), warmup=False
     )
-    prefill_s, step_s = forward_s(prompts * PROMPT, prompts), forward_s(prompts, prompts)
-    tokens = prompts * (PROMPT + made - 1)
+    prefill_s, step_s = forward_s(prompts * START, prompts), forward_s(prompts, prompts)
+    tokens = prompts * (START + made - 1)
     add(report, "rollouts", prompts * made, rolled_s, prefill_s + (made - 1) * step_s, tokens, prompts * made)
 
     loop = ours.training_loop(

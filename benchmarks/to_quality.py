@@ -8,7 +8,7 @@ the teacher, the same on fixed ones by the SFT student, and greedy accuracy over
 steps with the best setting that `--sweep` found (learning rate, beta, threads; the stable trainer has no lambda, it is
 always on-policy). We take the smallest of our budgets that is as good: at most the same divergences, and an accuracy
 not lower by more than its standard error. Seconds are those of whole calls, ours with rollouts and scoring, both with
-their trainer's start-up, neither with the evaluation. Both learning rates fall in a cosine. Short: one seed, fewer steps.
+their trainer's start-up, neither with the evaluation. Both rates fall in a cosine. Short: one seed, fewer steps.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LABELS, PROMPTS = 1000, 4000
 SFT_RATE, RATE = 4e-3, 2e-3
 KD = LossSpec.model_validate({"lambda": 1.0})
 """TRL's objective has no cross-entropy either."""
-BUDGETS = (60, 80, 100, 120, 150, 200, 250, 300, 400, 600)
+BUDGETS = (40, 60, 80, 100, 120, 150, 200, 250, 300, 400, 600)
 """Our steps, tried in turn."""
 BEST = {"learning_rate": 2e-3, "beta": 0.0, "threads": 2}
 """TRL's best of the sweep, on 2 CPU cores."""
@@ -92,7 +92,7 @@ def main() -> None:
     measure.prepare()
     report = measure.Report("to_quality", short=options.short)
     seeds = options.seeds or ([1] if options.short else [0, 1, 2])
-    steps, held_out = (80, 300) if options.short else (200, 500)
+    steps, held_out = (60, 200) if options.short else (200, 500)
     if options.sweep:
         sweep(report, make_task(seeds[0], held_out=held_out), steps=60)
         return
