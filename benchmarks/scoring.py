@@ -36,7 +36,7 @@ def main() -> None:
             lambda: ours.score(scorer, sequences, top_k=TOP_K),
             lambda kept=kept: plain(model, sequences, kept=kept),
             rounds=rounds,
-            warmup=not options.short,
+            warmup=True,
         )
         report.note(**{f"{kept} own_s": own_s, f"{kept} peer_s": peer_s})
         count = len(sequences) * TOKENS

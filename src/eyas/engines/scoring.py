@@ -25,14 +25,26 @@ def target_uniforms(parts: Sequence[tuple[str, int]], *, seed: int, spec: ScoreS
 
 
 def described(logits_NV: Tensor, labels_N: Tensor, uniforms_NS: Tensor, *, spec: ScoreSpec) -> tuple[Tensor, ...]:
-    """(ids, log-probs, tail, the labels' log-probs), or (ids, draws, the labels' log-probs) of a sampled target."""
-    normaliser_N1 = torch.logsumexp(logits_NV, dim=-1, keepdim=True)
-    own_N = (logits_NV.gather(-1, labels_N[:, None]) - normaliser_N1).squeeze(-1)
-    if spec.target == "random_sampling":
-        return *draw_targets(logits_NV, uniforms_NS.to(logits_NV.device)), own_N
+    """(ids, log-probs, tail, the labels' log-probs), or (ids, draws, the labels' log-probs) of a sampled target.
+
+    Overwrites the logits, so that a vocabulary is gone through three times and never copied. The tail is summed over
+    the rest itself: 1 minus the entries would round it away.
+    """
+    if spec.temperature != 1:
+        logits_NV.div_(spec.temperature)
     values_NK, ids_NK = logits_NV.topk(min(spec.top_k, logits_NV.shape[-1]), dim=-1)
-    tail_N1 = torch.logsumexp(logits_NV.scatter(-1, ids_NK, -torch.inf), dim=-1, keepdim=True)
-    return ids_NK, values_NK - normaliser_N1, (tail_N1 - normaliser_N1).squeeze(-1), own_N
+    own_N = logits_NV.gather(-1, labels_N[:, None]).squeeze(-1)
+    largest_N1 = values_NK[:, :1]
+    weights_NV = logits_NV.sub_(largest_N1).exp_()
+    if spec.target == "random_sampling":
+        total_N = weights_NV.sum(dim=-1)
+        drawn = draw_targets(weights_NV, uniforms_NS.to(logits_NV.device))
+        return *drawn, own_N - largest_N1.squeeze(-1) - total_N.log()
+    entries_NK = values_NK - largest_N1
+    rest_N = weights_NV.scatter_(-1, ids_NK, 0.0).sum(dim=-1)
+    log_total_N = (rest_N + entries_NK.exp().sum(dim=-1)).log()
+    own_N = own_N - largest_N1.squeeze(-1) - log_total_N
+    return ids_NK, entries_NK - log_total_N[:, None], rest_N.log() - log_total_N, own_N
 
 
 def teacher_scores(key: str, columns: Sequence[NDArray[Any]], *, spec: ScoreSpec) -> TeacherScores:

@@ -88,7 +88,7 @@ class TransformersEngine:
                 parts = [(hashes[index], len(sequences[index][1])) for index in batch]
                 uniforms_NS = target_uniforms(parts, seed=seed, spec=spec)
                 pieces = [
-                    described(logits_NV / spec.temperature, labels_N[rows], uniforms_NS[rows], spec=spec)
+                    described(logits_NV, labels_N[rows], uniforms_NS[rows], spec=spec)
                     for rows, logits_NV in chunks(hidden_ND, head=head)
                 ]
                 columns = [torch.cat(part).cpu().numpy() for part in zip(*pieces, strict=True)]
