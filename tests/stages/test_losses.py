@@ -39,19 +39,27 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A random pair whose weights are large enough for peaked distributions, which temperatures change."""
     made = {}
     for seed, (name, config) in enumerate({"student": STUDENT, "teacher": TEACHER}.items()):
-        made[name] = tmp_path_factory.mktemp(name)
-        spec = ModelSpec(config={**config, "initializer_range": 0.3}, tokenizer="builtin:tokenizer")
-        materialise(spec, made[name], seed=seed)
+        made[name] = random_model(tmp_path_factory.mktemp(name), config, spread=0.3, seed=seed)
     return made
+
+
+def random_model(directory: Path, config: dict[str, object], *, spread: float, seed: int) -> Path:
+    materialise(
+        ModelSpec(config={**config, "initializer_range": spread}, tokenizer="builtin:tokenizer"), directory, seed=seed
+    )
+    return directory
 
 
 @pytest.fixture(scope="module")
 def rolled(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    """Rollouts of the student."""
-    root = tmp_path_factory.mktemp("rolled")
+    return rollouts(models["student"], tmp_path_factory.mktemp("rolled"))
+
+
+def rollouts(student: Path, root: Path) -> Inputs:
+    """Prompts, and what the student samples for them."""
     for split, examples in {"labelled": LABELLED, "unlabelled": RAW}.items():
         write_shard(root / "prepare" / "examples" / split, 0, examples, kind=Example)
-    given = {"data": artifact(root / "prepare"), "model": artifact(models["student"], dtype="float32")}
+    given = {"data": artifact(root / "prepare"), "model": artifact(student, dtype="float32")}
     rollout.run(rollout_stage(sampling={"max_completion_tokens": 24}), context(root / "r", given))
     return given | {"sequences": artifact(root / "r")}
 
@@ -111,11 +119,9 @@ def tokens(inputs: Inputs, models: dict[str, Path]) -> Iterator[Token]:
         ends = np.cumsum(kept.counts)
         for row, (token, log_q_V) in enumerate(zip(item.completion_ids, student_TV, strict=True)):
             entries = slice(ends[row] - kept.counts[row], ends[row])
-            q_V = log_q_V.exp()
-            q = np.append(q_V[kept.ids[entries]].numpy(), 0.0)
-            outside_V = torch.ones_like(q_V, dtype=torch.bool)
-            outside_V[kept.ids[entries]] = False
-            q[-1] = float(q_V[outside_V].sum())
+            q_V = np.exp(log_q_V.numpy())
+            outside = float(np.delete(q_V, kept.ids[entries]).sum())
+            q = np.append(q_V[kept.ids[entries]], outside)
             p = np.exp(np.append(kept.logprobs[entries], kept.tail[row]).astype(np.float64))
             held = p > 0
             divergence = float((p[held] * np.log(p[held] / q[held])).sum())
@@ -184,12 +190,11 @@ def test_asymmetric_takes_the_divergence_where_the_teacher_likes_the_token_less(
     assert curve[0]["kd"] == pytest.approx(np.mean(terms), rel=1e-4)
 
 
-def test_a_teacher_as_sure_as_the_student_is_not_above_it_after_the_cache_has_rounded_it(
-    rolled: Inputs, models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_teacher_as_sure_as_the_student_is_not_above_it_after_the_cache_has_rounded_it(tmp_path: Path) -> None:
     """The student as its own teacher: its log-probs above -1/128 are stored as 0."""
-    inputs = scored(rolled, models["student"], tmp_path / "s", mass=1)
-    found = list(tokens(inputs, models))
+    student = random_model(tmp_path / "m", STUDENT, spread=1.0, seed=0)
+    inputs = scored(rollouts(student, tmp_path / "r"), student, tmp_path / "s", mass=1)
+    found = list(tokens(inputs, {"student": student}))
     sure = [token for token in found if token.student > -TOKEN_STEP / 2]
     assert len(sure) > 5
     assert all(token.teacher == 0 for token in sure)
