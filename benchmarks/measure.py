@@ -80,7 +80,7 @@ class Report:
         made = {
             "name": self.name,
             "short": self.short,
-            "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+            "command": " ".join(["python", f"benchmarks/{self.name}.py", *sys.argv[1:]]),
             "commit": commit(),
             "hardware": describe_hardware(ExecutionSpec(device="cpu")),
             "seconds": round(time.monotonic() - self.started, 1),

@@ -49,7 +49,7 @@ def main() -> None:
     options = measure.options(__doc__).parse_args()
     measure.prepare()
     report = measure.Report("sft", short=options.short)
-    size, rounds = (8, 3) if options.short else (16, 6)
+    size, rounds = (8, 2) if options.short else (16, 6)
     best_peer, best_ours = BEST_PEER, BEST_OURS
     if not options.short:
         best_peer = fastest(report, {name: peer_loop(name, SWEPT, steps=4) for name in PEER_SETTINGS}, SWEPT)

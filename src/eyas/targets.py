@@ -12,9 +12,9 @@ def draw_targets(weights_NV: Tensor, uniforms_NS: Tensor) -> tuple[Tensor, Tenso
     """Ids drawn with replacement, and how often each one was: int64 [N, S], the oftenest first.
 
     Drawn in proportion to non-negative weights, one draw per uniform in [0, 1). Rows with fewer different ids are
-    padded with id 0, drawn 0 times. E[count / S] is the teacher's distribution, so that a student which learns from the shares
-    is taught without bias; learning from the top-k alone is not (arXiv 2503.16870, section 3). Not that paper's
-    importance sampling: the proposal is the target itself.
+    padded with id 0, drawn 0 times. E[count / S] is the teacher's distribution, so that a student which learns from
+    the shares is taught without bias; learning from the top-k alone is not (arXiv 2503.16870, section 3). Not that
+    paper's importance sampling: the proposal is the target itself.
     """
     drawn_NS = inverse_cdf(weights_NV, uniforms_NS).sort(dim=-1).values
     first_NS = torch.ones_like(drawn_NS, dtype=torch.bool)
