@@ -164,6 +164,12 @@ def test_a_mistake_is_named_with_its_nearest_cure(tmp_path: Path, override: str,
         load_recipe(path, overrides=[override])
 
 
+@pytest.mark.parametrize("wrong", [{"threads": True}, {"compile": 1}, {"compile": "off"}, {"threads": "2"}])
+def test_an_answer_of_another_type_is_refused_not_converted(wrong: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=next(iter(wrong))):
+        recipe(execution=wrong)
+
+
 def complaint(**changes: object) -> str:
     with pytest.raises(RecipeError) as error:
         recipe(**changes)

@@ -58,6 +58,8 @@ def trained(
     rank: int = 0,
     world_size: int = 1,
     learning_rate: float = 1e-2,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> dict[str, torch.Tensor]:
     model = load_model(path)
     attach_loss(model, LossSpec())
@@ -66,11 +68,11 @@ def trained(
     loader = StepLoader(
         items(), order, training=training, micro_batch_size=micro_batch_size, pad_id=0, rank=rank, world_size=world_size
     )
-    execution = ExecutionSpec(checkpoint_every=checkpoint_every, device="cpu", trackers=())
+    execution = ExecutionSpec(checkpoint_every=checkpoint_every, device=device, trackers=())
     directory.mkdir(parents=True, exist_ok=True)
     train(
         model, loader, training=training, execution=execution, directory=directory, clock=StageClock(directory),
-        progress=SilentProgress(),
+        progress=SilentProgress(), dtype=dtype,
     )  # fmt: skip
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -153,6 +155,12 @@ def test_a_nan_loss_stops_before_the_update(tiny_student: Path, tmp_path: Path) 
         )  # fmt: skip
     for name, value in model.state_dict().items():
         assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is a CPU only where there is nothing else")
+def test_bfloat16_trains_on_a_machine_without_accelerator(tiny_student: Path, tmp_path: Path) -> None:
+    found = trained(tiny_student, tmp_path / "auto", device="auto", dtype="bfloat16")
+    assert_same(found, trained(tiny_student, tmp_path / "cpu", dtype="bfloat16"), exact=True)
 
 
 def gpu_is_full(*_: object, **__: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 from eyas.records import Mode
 
@@ -197,7 +197,7 @@ class TrainingSpec(Spec):
     """AdamW's decay rates of the gradient's first and second moment; the defaults are Llama 2's (arXiv 2307.09288)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this L2 norm over all weights; NPD's 1.0 (arXiv 2605.05940)."""
-    packing: Literal["auto"] | bool = "auto"
+    packing: Literal["auto"] | StrictBool = "auto"
     """Whether a micro-batch is one row without padding, its sequences kept apart in attention, instead of a row for
     each, padded to the longest. The result is the same. `auto` packs where padding costs more, as it does but in tiny
     models, and where the model computes in a packed row what it computes for each sequence alone, which is tried on a
@@ -256,13 +256,13 @@ class ExecutionSpec(Spec):
     """Sequences the teacher prefills together; lower it when scoring runs out of memory."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Optimiser steps between checkpoints."""
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    threads: Annotated[StrictInt, Field(ge=1)] | Literal["auto"] | None = None
     """CPU threads; by default as many as cores this process may use. `auto`: every training stage tries one, half the
     cores and all of them on its first micro-batches and keeps the fastest."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
     """What training computes in, its weights being float32 always; by default the model's own type. `auto`: bfloat16
     where the CPU multiplies it in hardware, it is faster, and the loss of the first micro-batches stays within 1 %."""
-    compile: Literal["auto"] | bool = False
+    compile: Literal["auto"] | StrictBool = False
     """Whether training goes through torch.compile. `auto`: where the time it saves over the stage's steps is measured
     to exceed the time it takes. If it fails training goes on without it and the manifest says so."""
     device: str = Field(default="auto", pattern=r"^[a-z]+$")

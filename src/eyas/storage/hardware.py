@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 import transformers
 
 from eyas import __version__
+from eyas.errors import OutOfMemory
 from eyas.recipe import ExecutionSpec
 
 CPU_OUT_OF_MEMORY = "can't allocate memory"
@@ -41,6 +44,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and CPU_OUT_OF_MEMORY in str(error)
+
+
+@contextmanager
+def training_memory(execution: ExecutionSpec) -> Iterator[None]:
+    """Memory that runs out within, in training or in what is tried before it, is an error that names the setting.
+
+    Raises: OutOfMemory; one that was raised within is left as it is.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory in training (micro-batches of {execution.micro_batch_size}): lower "
+            "execution.micro_batch_size and run the same command again; the result does not depend on it."
+        ) from error
 
 
 def core_count() -> int:

@@ -28,13 +28,14 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from eyas.errors import NonFiniteLoss, OutOfMemory, StorageError
+from eyas.errors import NonFiniteLoss, StorageError
 from eyas.recipe import ExecutionSpec, TrainingSpec
 from eyas.storage import checkpoints
 from eyas.storage.artifacts import StageClock, atomic_path, disk_errors
 from eyas.storage.batches import StepBatch, StepLoader
 from eyas.storage.context import Progress
-from eyas.storage.hardware import is_out_of_memory
+from eyas.storage.hardware import training_memory
+from eyas.storage.models import device_of
 
 LOGS_PER_STAGE = 100
 """Points of a training curve, about."""
@@ -200,15 +201,8 @@ def train(
     resume = next(iter(found.glob("checkpoint-*")), None) if found is not None else None
     loader.start_step = int(resume.name.removeprefix("checkpoint-")) if resume is not None else 0
     progress.start(steps, unit="steps", done=loader.start_step)
-    try:
+    with training_memory(execution):
         trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            f"out of memory in training (micro-batches of {execution.micro_batch_size}): lower "
-            "execution.micro_batch_size and run the same command again; the result does not depend on it."
-        ) from error
     log = [{key: value for key, value in row.items() if key != "epoch"} for row in trainer.state.log_history]
     return Trained(steps=steps, tokens=loader.tokens_until(steps), log=[row for row in log if "loss" in row])
 
@@ -242,7 +236,7 @@ def _arguments(
         ignore_data_skip=True,
         remove_unused_columns=False,
         disable_tqdm=True,
-        use_cpu=execution.device == "cpu",
+        use_cpu=device_of(execution).type == "cpu",
         dataloader_pin_memory=False,
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
