@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from eyas.storage import attention, probe
 from eyas.storage.attention import packed_attention
 from eyas.storage.backbone import hidden_states
-from eyas.storage.probe import TOLERANCES, probe_packing
+from eyas.storage.hardware import CPU_OUT_OF_MEMORY
+from eyas.storage.probe import TOLERANCE, probe_packing
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -83,15 +85,64 @@ def test_the_probe_packs_what_can_be_packed(name: str) -> None:
     found = probe_packing(model_of(name, PACKABLE[name]), sequences())
     assert found.equal, found.reason
     assert found.difference is not None
-    assert found.difference < 0.05 * TOLERANCES["float32"]
+    assert found.difference < 0.05 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", UNPACKABLE)
 def test_the_probe_finds_out_what_cannot(name: str) -> None:
     found = probe_packing(model_of(name, UNPACKABLE[name]), sequences())
     assert not found.equal
-    assert found.difference is None or found.difference > 20 * TOLERANCES["float32"], found.difference
+    assert found.difference is None or found.difference > 20 * TOLERANCE, found.difference
     assert "refuses" in found.reason or "differs" in found.reason
+
+
+@pytest.mark.parametrize(("name", "packable"), [("llama", True), ("gemma2", True), ("lfm2", False)])
+def test_a_leak_below_the_rounding_of_half_precision_is_found(
+    name: str, packable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "packed_implementation", lambda *_: probe.FLASH)
+    found = probe_packing(model_of(name, (PACKABLE | UNPACKABLE)[name]), sequences(), precision="bfloat16")
+    assert found.equal is packable, found.reason
+
+
+def test_a_leak_of_half_precision_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaking(model: PreTrainedModel, ids_BT: torch.Tensor, positions_1T: torch.Tensor | None = None) -> torch.Tensor:
+        leak = 0.2 if positions_1T is not None and torch.is_autocast_enabled("cpu") else 0.0
+        return hidden_states(model, ids_BT, positions_1T) + leak
+
+    monkeypatch.setattr(probe, "packed_implementation", lambda *_: probe.FLASH)
+    monkeypatch.setattr(probe, "hidden_states", leaking)
+    assert probe_packing(model_of("llama", SHAPE), sequences(), precision="float16").equal is False
+
+
+def test_flash_attention_takes_packed_rows_in_half_precision_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
+    cuda = torch.device("cuda")
+    assert attention.packed_implementation(cuda, torch.bfloat16) == "flash_attention_2"
+    assert attention.packed_implementation(cuda, torch.float32) is None
+
+
+@pytest.mark.parametrize("kind", [IndexError, AttributeError, KeyError, AssertionError, NotImplementedError])
+def test_a_model_refuses_packed_rows_with_whatever_error(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise kind
+
+    monkeypatch.setattr(probe, "hidden_states", refuse)
+    found = probe_packing(model_of("llama", SHAPE), sequences())
+    assert not found.equal
+    assert found.reason == f"the model refuses packed rows ({kind.__name__})"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError(CPU_OUT_OF_MEMORY)])
+def test_memory_that_runs_out_is_no_refusal(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(probe, "hidden_states", full)
+    with pytest.raises(type(error)):
+        probe_packing(model_of("llama", SHAPE), sequences())
 
 
 def test_attention_of_a_packed_row_is_that_of_a_block_mask() -> None:

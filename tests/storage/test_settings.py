@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +192,31 @@ def test_a_memory_that_is_damaged_or_not_writable_is_done_without(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert remembered({"a": 1}, lambda: {"threads": 5}) == {"threads": 5}
+
+
+def test_a_user_without_a_home_measures_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert remembered({"a": 1}, lambda: {"threads": 3}) == {"threads": 3}
+
+
+def test_two_runs_at_once_choose_the_same() -> None:
+    both = threading.Barrier(2)
+
+    def run(number: int) -> dict[str, Any]:
+        def measure() -> dict[str, Any]:
+            time.sleep(0.3)
+            return {"threads": number}
+
+        both.wait()
+        return remembered({"a": 1}, measure)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, (1, 2))
+    assert first == second
 
 
 COMPILING = """

@@ -25,23 +25,27 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from eyas.errors import ModelError
 
 NAME = "eyas_packed"
+FLASH = "flash_attention_2"
 _lengths: list[tuple[int, ...]] = []
 """Lengths of the sequences of the row in hand, for the mask function; transformers hands it no positions."""
 
 
-def packed_implementation(device: torch.device) -> str | None:
-    """Which attention packed rows use: ours on CPU; elsewhere flash attention where it is installed, else the model's
-    own (None), for which transformers makes a block mask from the positions."""
+def packed_implementation(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Which attention packed rows use that are computed in `dtype`: ours on CPU; elsewhere flash attention where it is
+    installed and takes the type, which float32 is not; else the model's own (None), for which transformers makes a
+    block mask from the positions, quadratic in the row."""
     if device.type == "cpu":
         return NAME
-    return "flash_attention_2" if is_flash_attn_2_available() else None
+    return FLASH if dtype in (torch.bfloat16, torch.float16) and is_flash_attn_2_available() else None
 
 
 @contextmanager
 def packed_attention(model: PreTrainedModel, position_ids_1T: Tensor) -> Iterator[None]:
     """Within it `model`, a decoder, keeps apart the sequences of one packed row, whatever attention it has else."""
     config = model.config
-    before, chosen = config._attn_implementation, packed_implementation(position_ids_1T.device)
+    kind = position_ids_1T.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+    before, chosen = config._attn_implementation, packed_implementation(position_ids_1T.device, dtype)
     starts = (position_ids_1T[0] == 0).nonzero().flatten().tolist()
     ends = [*starts[1:], position_ids_1T.shape[1]]
     _lengths.append(tuple(end - start for start, end in zip(starts, ends, strict=True)))
