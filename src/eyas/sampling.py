@@ -49,8 +49,9 @@ def inverse_cdf(weights_BV: Tensor, uniforms_BN: Tensor) -> Tensor:
     rows, size = weights_BV.shape
     padded = torch.nn.functional.pad(weights_BV, (0, -size % BLOCK)).view(rows, -1, BLOCK)
     outer = padded.sum(dim=-1).double().cumsum(dim=-1)
-    targets = uniforms_BN.to(outer.device) * outer[:, -1:]
-    block_BN = torch.searchsorted(outer, targets, right=True).clamp(max=outer.shape[-1] - 1)
+    total = outer[:, -1:]
+    targets = (uniforms_BN.to(outer.device) * total).minimum(total.nextafter(torch.zeros_like(total)))
+    block_BN = torch.searchsorted(outer, targets, right=True)
     before_BN = (outer - padded.sum(dim=-1).double()).gather(-1, block_BN)
     chosen = padded.gather(1, block_BN.unsqueeze(-1).expand(-1, -1, BLOCK)).double().cumsum(dim=-1)
     inner = (targets - before_BN).unsqueeze(-1).minimum(chosen[..., -1:] * (1 - 1e-12))
