@@ -16,11 +16,11 @@ import torch
 from test_attention import PACKABLE, UNPACKABLE, model_of
 from transformers import PreTrainedModel
 
-from eyas.errors import TrainingError
+from eyas.errors import OutOfMemory, TrainingError
 from eyas.recipe import ExecutionSpec, LossSpec, TrainingSpec
 from eyas.records import SequenceRecord
 from eyas.storage import probe, settings
-from eyas.storage.artifacts import read_json
+from eyas.storage.artifacts import read_json, write_json
 from eyas.storage.backbone import attach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.probe import fewest_fast_threads, remembered, seconds_by_threads, thread_counts
@@ -34,12 +34,12 @@ def _own_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def items(count: int = 6) -> list[TrainingItem]:
+def items(count: int = 6, *, lengths: int = 4) -> list[TrainingItem]:
     return [
         TrainingItem(
             SequenceRecord(
                 example_id=str(number), sample=0, mode="fast", source="label", prompt_ids=[5, 6, 7 + number],
-                completion_ids=list(range(10, 14 + number)), finish_reason="stop",
+                completion_ids=list(range(10, 10 + lengths + number)), finish_reason="stop",
             )
         )
         for number in range(count)
@@ -48,19 +48,26 @@ def items(count: int = 6) -> list[TrainingItem]:
 
 def packing(model: PreTrainedModel, directory: Path, *, asked: Any = "auto") -> dict[str, Any]:
     return choose_packing(
-        model, items(), list(range(6)), training=TrainingSpec(packing=asked), micro_batch_size=6, precision="float32",
-        directory=directory,
+        model, items(), list(range(6)), training=TrainingSpec(packing=asked), dtype="float32", directory=directory,
+        execution=ExecutionSpec(micro_batch_size=6),
     )  # fmt: skip
 
 
 def choose(
-    directory: Path, *, execution: ExecutionSpec, dtype: str = "float32", packed: bool = True, passes: int = 100
+    directory: Path,
+    *,
+    execution: ExecutionSpec,
+    dtype: str = "float32",
+    packed: bool = True,
+    passes: int = 100,
+    lengths: int = 4,
 ) -> tuple[Settings, dict[str, Any]]:
     model = model_of("llama", PACKABLE["llama"])
     attach_loss(model, LossSpec(kd_weight=0.0))
     loader = StepLoader(
-        items(), list(range(6)), training=TrainingSpec(batch_size=6), micro_batch_size=3, pad_id=0, packed=packed
-    )
+        items(lengths=lengths), list(range(6)), training=TrainingSpec(batch_size=6), micro_batch_size=3, pad_id=0,
+        packed=packed,
+    )  # fmt: skip
     return choose_settings(
         model, loader.step(0).micro_batches, execution=execution, dtype=dtype, passes=passes, directory=directory,
         compile_model=lambda on: attach_loss(model, LossSpec(kd_weight=0.0), compiled=on),
@@ -103,6 +110,27 @@ def test_packing_is_tried_once_a_stage(tmp_path: Path, monkeypatch: pytest.Monke
     assert packing(model, tmp_path, asked=True) == first
 
 
+def test_without_flash_attention_an_accelerator_pads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "packed_implementation", lambda *_: None)
+    monkeypatch.setattr(settings, "packing_gain", lambda *_, **__: 1.0)
+    chosen = packing(model_of("llama", PACKABLE["llama"]), tmp_path)
+    assert chosen["packed"] is False
+    assert "no flash attention" in chosen["reason"]
+
+
+def test_a_choice_of_packing_made_on_another_device_or_for_another_answer_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "packing_gain", lambda *_, **__: 1.0)
+    model = model_of("llama", PACKABLE["llama"])
+    padded = {"packed": False, "reason": "no flash attention", "difference": None, "device": "cuda"}
+    write_json(tmp_path / FILE, {"packing": padded})
+    assert packing(model, tmp_path)["packed"] is True
+    write_json(tmp_path / FILE, {"packing": padded | {"device": "cpu"}})
+    assert packing(model, tmp_path)["packed"] is False
+    assert packing(model, tmp_path, asked=True)["packed"] is True
+
+
 def never(*_: object, **__: object) -> Any:
     raise AssertionError("measured again")
 
@@ -110,7 +138,7 @@ def never(*_: object, **__: object) -> Any:
 def test_the_defaults_measure_and_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "remembered", never)
     chosen, _ = choose(tmp_path, execution=ExecutionSpec())
-    assert chosen == Settings(threads=probe.core_count(), precision="float32", compiled=False)
+    assert chosen == Settings(threads=probe.core_count(), precision="float32", compile=False)
     assert choose(tmp_path, execution=ExecutionSpec(), dtype="bfloat16")[0].precision == "bfloat16"
     assert not list(tmp_path.iterdir())
 
@@ -130,15 +158,64 @@ def test_another_workspace_on_the_same_machine_chooses_the_same(
 ) -> None:
     chosen = choose(tmp_path / "a", execution=AUTO)
     monkeypatch.setattr(settings, "_measure", never)
-    assert choose(tmp_path / "b", execution=AUTO) == chosen
+    assert choose(tmp_path / "b", execution=AUTO, passes=101) == chosen
+    assert choose(tmp_path / "b2", execution=AUTO, lengths=5) == chosen
     with pytest.raises(AssertionError, match="measured again"):
-        choose(tmp_path / "c", execution=AUTO, passes=101)
+        choose(tmp_path / "c", execution=AUTO, lengths=40)
 
 
 def test_what_the_recipe_says_is_taken_even_against_an_earlier_choice(tmp_path: Path) -> None:
     choose(tmp_path, execution=AUTO)
     chosen, _ = choose(tmp_path, execution=ExecutionSpec(threads=7, precision="bfloat16"))
-    assert chosen == Settings(threads=7, precision="bfloat16", compiled=False)
+    assert chosen == Settings(threads=7, precision="bfloat16", compile=False)
+
+
+def test_a_field_newly_left_to_auto_is_measured_and_the_others_are_kept(tmp_path: Path) -> None:
+    write_json(tmp_path / FILE, {"settings": {"threads": 17, "measured": {"a": 1}}})
+    chosen, facts = choose(tmp_path, execution=AUTO.model_copy(update={"compile": "auto"}))
+    assert chosen.threads == 17
+    assert "seconds_eager" in facts["measured"]
+    assert "seconds_by_threads" not in facts["measured"]
+    chosen, _ = choose(tmp_path, execution=ExecutionSpec(precision="auto"))
+    assert chosen.threads == probe.core_count()
+
+
+def test_a_short_stage_tries_neither_threads_nor_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "remembered", never)
+    chosen, facts = choose(tmp_path, execution=AUTO, passes=10)
+    assert chosen == Settings(threads=probe.core_count(), precision="float32", compile=False)
+    assert facts["measured"] == {"too_short_to_try": ["threads", "precision"]}
+    assert choose(tmp_path, execution=AUTO, passes=1000)[0] == chosen
+
+
+def test_compilation_is_tried_with_the_threads_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(settings, "_compile_error", lambda *_: seen.append(torch.get_num_threads()))
+    choose(tmp_path, execution=ExecutionSpec(threads=3, compile=True))
+    assert seen == [3]
+
+
+def test_memory_that_runs_out_in_a_trial_names_the_setting_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eyas.storage.backbone.completion_loss", full)
+    with pytest.raises(OutOfMemory, match=r"lower execution.micro_batch_size"):
+        choose(tmp_path, execution=AUTO)
+    monkeypatch.setattr(torch, "compile", lambda decoder, **_: decoder)
+    with pytest.raises(OutOfMemory, match=r"lower execution.micro_batch_size"):
+        choose(tmp_path, execution=ExecutionSpec(compile=True))
+
+
+def test_memory_that_runs_out_while_packing_is_tried_names_the_setting_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "hidden_states", full)
+    with pytest.raises(OutOfMemory, match=r"lower execution.micro_batch_size"):
+        packing(model_of("llama", PACKABLE["llama"]), tmp_path, asked=True)
+
+
+def full(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +229,7 @@ def test_bfloat16_needs_hardware_a_gain_and_the_same_loss(
     seconds = iter([speed, 1.0])
     monkeypatch.setattr(settings, "has_fast_bfloat16", lambda: fast)
     monkeypatch.setattr(settings, "best_seconds", lambda _: next(seconds))
-    monkeypatch.setattr(settings._Trial, "loss", lambda _, precision: 1.0 + difference * (precision == "bfloat16"))
+    monkeypatch.setattr(settings.Trial, "loss", lambda _, precision: 1.0 + difference * (precision == "bfloat16"))
     assert choose(tmp_path, execution=ExecutionSpec(precision="auto"))[0].precision == expected
 
 
@@ -162,7 +239,7 @@ def test_a_trial_leaves_weights_gradients_and_random_streams_alone(tmp_path: Pat
     before = [value.clone() for value in model.parameters()]
     state = torch.get_rng_state()
     loader = StepLoader(items(), list(range(6)), training=TrainingSpec(batch_size=6), micro_batch_size=3, pad_id=0)
-    assert settings._Trial(model, loader.step(0).micro_batches).loss("bfloat16") > 0
+    assert settings.Trial(model, loader.step(0).micro_batches, ExecutionSpec()).loss("bfloat16") > 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(value.grad is None for value in model.parameters())
     assert torch.equal(state, torch.get_rng_state())
@@ -225,7 +302,7 @@ import test_settings as t
 from pathlib import Path
 from eyas.recipe import ExecutionSpec
 chosen, facts = t.choose(Path({directory!r}), execution=ExecutionSpec(compile={asked!r}), packed={packed}, passes=10**9)
-print(chosen.compiled, facts.get("compile_failed") or facts["measured"].get("compile_failed"))
+print(chosen.compile, facts.get("compile_failed") or facts["measured"].get("compile_failed"))
 """
 
 
@@ -250,7 +327,7 @@ def test_compiled_training_computes_the_same_loss(tmp_path: Path) -> None:
         "losses = []\n"
         "for compiled in (False, True):\n"
         "    t.attach_loss(model, t.LossSpec(kd_weight=0.0), compiled=compiled)\n"
-        "    losses.append(t.settings._Trial(model, loader.step(0).micro_batches).loss('float32'))\n"
+        "    losses.append(t.settings.Trial(model, loader.step(0).micro_batches, t.ExecutionSpec()).loss('float32'))\n"
         "print(abs(losses[1] - losses[0]) / losses[0] < 1e-5)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -260,5 +337,5 @@ def test_compiled_training_computes_the_same_loss(tmp_path: Path) -> None:
 
 def test_a_short_stage_does_not_try_to_compile(tmp_path: Path) -> None:
     chosen, facts = choose(tmp_path, execution=ExecutionSpec(compile="auto"), passes=3)
-    assert not chosen.compiled
+    assert not chosen.compile
     assert set(facts["measured"]) == {"seconds_eager"}

@@ -146,8 +146,8 @@ def finetune(
         items,
         order,
         training=training,
-        micro_batch_size=context.execution.micro_batch_size,
-        precision=dtype,
+        execution=context.execution,
+        dtype=dtype,
         directory=context.directory,
     )
     loader = StepLoader(
