@@ -102,8 +102,8 @@ def training_loop(
     def loop(turn: Callable[[], None]) -> Any:
         with tempfile.TemporaryDirectory() as scratch:
             packing = choose_packing(
-                model, data, order or cycle, training=training, micro_batch_size=micro_batch_size, precision="float32",
-                directory=Path(scratch),
+                model, data, order or cycle, training=training, dtype="float32", directory=Path(scratch),
+                execution=CPU.model_copy(update={"micro_batch_size": micro_batch_size}),
             )  # fmt: skip
             loader = StepLoader(
                 data, order or cycle, training=training, micro_batch_size=micro_batch_size,
