@@ -42,7 +42,7 @@ def is_legal(objective: str, divergence: str, tail: str) -> bool:
 def test_a_combination_is_legal_or_an_error_that_says_what_is(objective: str, divergence: str, tail: str) -> None:
     loss = {"objective": objective, "divergence": divergence, "tail": tail}
     if is_legal(objective, divergence, tail):
-        assert loss_of(recipe(loss)).divergence == divergence
+        assert loss_of(recipe(loss, score={"mass": 1.0})).divergence == divergence
     else:
         with pytest.raises(RecipeError, match=r"stages\.1\.distill\.loss: .*(legal: \w+|leave both out)"):
             recipe(loss)
@@ -69,6 +69,36 @@ def test_the_table_holds_as_many_as_the_docs_say() -> None:
 def test_a_field_that_does_nothing_is_an_error(loss: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         recipe(loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "distill", "message"),
+    [
+        ({"tail": "renormalise"}, {}, "Set score.mass to 1 and score.top_k to 2"),
+        ({"tail": "renormalise"}, {"score": {"mass": 1.0, "top_k": 1}}, "score.top_k to 2"),
+        ({"tail": "decoupled"}, {"score": {"mass": 1.0, "top_k": 5}}, "score.top_k to 6"),
+        ({}, {"score": {"samples": 9}}, "`samples` does nothing with target top_k"),
+        ({}, {"score": {"target": "random_sampling", "top_k": 9}}, "`top_k` does nothing with target random_sampling"),
+        ({"objective": "sampled_advantage"}, {"rollout": {"sampling": {"temperature": 0}}}, "greedy ones"),
+        ({"divergence": []}, {}, "divergence"),
+    ],
+)
+def test_scores_that_a_loss_cannot_use_are_an_error(
+    loss: dict[str, Any], distill: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe(loss, **distill)
+
+
+def test_the_teachers_tokens_are_no_student_prefixes() -> None:
+    with pytest.raises(RecipeError, match="give `prefix: teacher`"):
+        parse_recipe({
+            "name": "t", "student": "a", "teacher": "b",
+            "stages": [
+                {"type": "prepare", "source": {"type": "arithmetic"}},
+                {"type": "rollout", "model": "teacher"},
+            ],
+        })  # fmt: skip
 
 
 def test_parameters_have_the_sources_defaults_and_survive_a_round_trip() -> None:

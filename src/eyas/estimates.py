@@ -45,10 +45,12 @@ RENDER_S = 1.0
 """Rendering references as sequences: no model runs, only a tokenizer."""
 BYTES_PER_TOKEN = 6
 """Ids, log-prob and text of a sampled token after zstd; 3 to 4 in the quickstart, more in a large vocabulary."""
-BYTES_PER_SCORE_ENTRY = 4.5
-"""A cached top-k entry on disk after zstd: id, log-prob, its share of the columns."""
-BYTES_PER_SCORED_TOKEN = 8
-"""What a scored token has beside its entries: its own log-prob and the captured mass."""
+BYTES_PER_SCORE_ENTRY = 2.1
+"""A cached entry on disk after zstd, id and code (docs/cache.md)."""
+BYTES_PER_SCORED_TOKEN = 2.5
+"""What a scored token has beside its entries: its own log-prob and the tail's."""
+DRAWN_ENTRIES = 12
+"""Different ids among the 50 draws of a random-sampling target (arXiv 2503.16870)."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Estimator:
             tokens=round(tokens),
             seconds=seconds,
             disk_bytes=round(tokens * BYTES_PER_TOKEN),
-            memory_bytes=round(size.parameters * FLOAT_BYTES + cache * COPIES),
+            memory_bytes=round(2 * size.parameters * FLOAT_BYTES + cache * COPIES),  # weights are laid out once more
         )
 
     def _score(self, stage: ScoreStage) -> Estimate:
@@ -221,7 +223,8 @@ class Estimator:
         tokens = made.tokens or round(made.sequences * max(map(self._lengths.sequence, self._lengths.prompt)))
         positions = self._execution.scoring_batch_size * mean
         activations = positions * size.hidden * ACTIVATIONS_PER_LAYER * FLOAT_BYTES
-        per_token = stage.top_k * BYTES_PER_SCORE_ENTRY + BYTES_PER_SCORED_TOKEN
+        entries = stage.top_k if stage.target == "top_k" else min(stage.samples, DRAWN_ENTRIES)
+        per_token = entries * BYTES_PER_SCORE_ENTRY + BYTES_PER_SCORED_TOKEN
         return Estimate(
             sequences=made.sequences,
             tokens=tokens,

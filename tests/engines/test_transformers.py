@@ -10,6 +10,7 @@ import torch
 from conftest import STUDENT
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from eyas.engines import decoding
 from eyas.engines.base import Request
 from eyas.engines.transformers import TransformersEngine
 from eyas.errors import DataError, ModelError, OutOfMemory
@@ -104,6 +105,7 @@ def test_a_slot_taken_over_draws_from_its_own_stream(tiny_student: Path) -> None
         {"model_type": "mistral", "sliding_window": 4, "num_key_value_heads": 2},
         {"model_type": "qwen3", "num_key_value_heads": 1, "head_dim": 8},
         {"model_type": "gpt2"},
+        {"model_type": "gemma2", "sliding_window": 4, "num_key_value_heads": 1, "head_dim": 16},
     ],
     ids=lambda config: str(config["model_type"]),
 )
@@ -111,7 +113,7 @@ def test_every_kind_of_attention_decodes_and_scores_as_transformers_does(config:
     common = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
     made = AutoConfig.for_model(**common | {"num_attention_heads": 2, "max_position_embeddings": 128} | config)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(made, attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_config(made).eval()
     ours = TransformersEngine(model, execution=ExecutionSpec(generation_batch_size=4))
     requests = [Request([3 + n, *range(5, 5 + 3 * n)], n) for n in range(6)]
     greedy = SamplingSpec(temperature=0, max_completion_tokens=12)
@@ -132,6 +134,53 @@ def test_every_kind_of_attention_decodes_and_scores_as_transformers_does(config:
             logits = model(torch.tensor([prompt + completion]), use_cache=False).logits[0, len(prompt) - 1 : -1]
         own = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
         torch.testing.assert_close(torch.from_numpy(scores.token_logprobs), own, atol=1e-4, rtol=0)
+
+
+def test_samples_of_a_prompt_share_its_prefill_however_few_the_slots(
+    tiny_student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    states = decoding.cached_states
+
+    def counting(model: PreTrainedModel, ids_BT: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+        if "mask" not in named:
+            computed.append(len(ids_BT))
+        return states(model, ids_BT, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decoding, "cached_states", counting)
+    many = [Request([7, 8, 9 + n // 8, 10], n) for n in range(40)]
+    sampling = SamplingSpec(max_completion_tokens=6)
+    few = engine(tiny_student, batch=3).generate(many, sampling=sampling, stop=STOP)
+    assert sum(computed) == 5
+    wide = engine(tiny_student).generate(many, sampling=sampling, stop=STOP)
+    assert sum(one.completion_ids == other.completion_ids for one, other in zip(few, wide, strict=True)) >= 38
+
+
+@pytest.mark.parametrize("kind", ["mpt", "mamba", "lfm2", "bloom"])
+def test_what_the_caches_cannot_hold_is_scored_without_them_and_not_sampled(kind: str) -> None:
+    common = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "d_model": 32, "n_heads": 2, "n_layers": 2}
+    mixed = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **common | heads | mixed)).eval()
+    ours = TransformersEngine(model, execution=ExecutionSpec())
+    prompt = list(range(40))
+    sequences = [(prompt, [50, 51, 52]), (prompt, [60, 61])]
+    for (_, completion), scores in zip(sequences, ours.score(sequences, spec=ScoreSpec()), strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + completion]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+        own = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        torch.testing.assert_close(torch.from_numpy(scores.token_logprobs), own, atol=1e-4, rtol=0)
+    if kind != "mpt":
+        with pytest.raises(ModelError, match="keeps no key-value cache"):
+            ours.generate([Request([5], 0)], sampling=SamplingSpec(), stop=STOP)
+
+
+def test_empty_prompts_and_completions_are_refused(tiny_student: Path) -> None:
+    with pytest.raises(DataError, match="empty prompt"):
+        engine(tiny_student).generate([Request([], 0)], sampling=SamplingSpec(), stop=STOP)
+    with pytest.raises(DataError, match="nothing to score"):
+        engine(tiny_student).score([([5], [])], spec=ScoreSpec())
 
 
 def test_a_cut_completion_has_no_stop_id_and_a_stopped_one_ends_with_it(tiny_student: Path) -> None:

@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedConfig, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-
-from eyas.errors import ModelError
 
 
 class SlotLayer(DynamicLayer):
@@ -23,8 +21,6 @@ class SlotLayer(DynamicLayer):
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._owner = owner
-        self.written = 0
-        """Calls of `update`: a model that keeps its state elsewhere makes none."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for the heads of the first states."""
@@ -40,7 +36,6 @@ class SlotLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None  # noqa: S101, PT018  (for the type checker)
-        self.written += 1
         prefill = self._owner.prefill
         if prefill is not None:
             slots, rows = prefill
@@ -60,6 +55,12 @@ class SlotLayer(DynamicLayer):
         """Tokens that the states to come follow: none in a prefill."""
         return 0 if self._owner.prefill is not None else self._owner.width - 1
 
+    def copy(self, source: int, slots: Tensor, length: int) -> None:
+        """Give slots the first `length` tokens that another one holds."""
+        assert self.keys is not None and self.values is not None  # noqa: S101, PT018
+        for states in (self.keys, self.values):
+            states[slots, :, :length] = states[source, :, :length].clone()
+
     def keep(self, slots: Tensor) -> None:
         """Forget all slots but these."""
         assert self.keys is not None and self.values is not None  # noqa: S101, PT018
@@ -74,7 +75,7 @@ class SlotCache(Cache):
         self.prefill: tuple[Tensor, Tensor] | None = None
         self.lengths = torch.zeros(slots, dtype=torch.long, device=model.device)
         self.width = 0
-        self._config = model.config
+        self._model = model
         super().__init__(layers=[SlotLayer(self) for _ in range(model.config.num_hidden_layers)])
 
     def fill(self, slots: Tensor, rows: Tensor, lengths: Tensor) -> None:
@@ -90,7 +91,13 @@ class SlotCache(Cache):
         self.width = int(self.lengths.max()) + 1
         columns = torch.arange(self.width, device=self.lengths.device)
         ages = self.lengths[:, None] - columns
-        return attention_masks(self._config, (ages >= 0)[:, None], ages=ages[:, None])
+        return attention_masks(self._model, (ages >= 0)[:, None], ages=ages[:, None])
+
+    def copy(self, source: int, slots: Tensor, length: int) -> None:
+        """Give slots the first `length` tokens that another one holds."""
+        for layer in self.layers:
+            layer.copy(source, slots, length)  # type: ignore[union-attr]
+        self.lengths[slots] = length
 
     def keep(self, slots: Tensor) -> None:
         """Forget all slots but these."""
@@ -100,17 +107,28 @@ class SlotCache(Cache):
         self.slots = len(slots)
 
 
-def attention_masks(config: PreTrainedConfig, visible_BQK: Tensor, *, ages: Tensor) -> Tensor | dict[str, Tensor]:
+def attention_masks(model: PreTrainedModel, visible_BQK: Tensor, *, ages: Tensor) -> Tensor | dict[str, Tensor]:
     """Mask [B, 1, Q, K] from what each query may see and how many positions `ages` [B, Q, K] it is behind it.
 
-    By kind of layer where the model has several kinds, of which one looks back no further than its window.
+    True where a query sees a key, or, for attention that adds its mask to the scores (eager), 0 there and the least
+    number elsewhere. By kind of layer where the model has several kinds, of which one looks back no further than its
+    window.
     """
+    config = model.get_decoder().config
+    adds = config._attn_implementation == "eager"
+
+    def made(seen_BQK: Tensor) -> Tensor:
+        if not adds:
+            return seen_BQK[:, None]
+        zeros = torch.zeros(seen_BQK.shape, dtype=model.dtype, device=seen_BQK.device)
+        return zeros.masked_fill(~seen_BQK, torch.finfo(model.dtype).min)[:, None]
+
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
-    full = visible_BQK[:, None]
+    full = made(visible_BQK)
     if window is None or kinds == {"full_attention"}:
         return full
-    windowed = (visible_BQK & (ages < window))[:, None]
+    windowed = made(visible_BQK & (ages < window))
     return {"full_attention": full, "sliding_attention": windowed} if kinds else windowed
 
 
@@ -131,27 +149,15 @@ def cached_states(
     return states
 
 
-def require_written(cache: Cache, model: PreTrainedModel) -> None:
-    """Raises: ModelError, if a layer of the model keeps its state elsewhere."""
-    if any(layer.written == 0 for layer in cache.layers):  # type: ignore[union-attr]
-        raise ModelError(
-            f"{type(model).__name__} keeps no key-value cache that eyas can fill, so it cannot be sampled from. "
-            "Use a decoder with full or sliding-window attention."
-        )
-
-
 class PrefixLayer(DynamicLayer):
     """Keys and values of prompts [B, H, T, D], shared by the rows that continue them."""
 
     def __init__(self, owner: PrefixCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._owner = owner
-        self.written = 0
-        """Calls of `update`, as in SlotLayer."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """First the prompts' states, kept and returned; then the continuations', returned behind their prompts'."""
-        self.written += 1
         rows = self._owner.rows
         if rows is None:
             self.keys, self.values, self.is_initialized = key_states, value_states, True
@@ -169,7 +175,7 @@ class PrefixCache(Cache):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.rows: Tensor | None = None
-        self._config = model.config
+        self._model = model
         super().__init__(layers=[PrefixLayer(self) for _ in range(model.config.num_hidden_layers)])
 
     def proceed(self, rows: Tensor, *, lengths: Tensor, width: int, tokens: int) -> Tensor | dict[str, Tensor]:
@@ -181,4 +187,4 @@ class PrefixCache(Cache):
         positions = torch.cat([prompt, lengths[:, None] + steps], dim=-1)[:, None]
         queries = lengths[:, None, None] + steps[:, None]
         exists = torch.cat([prompt < lengths[:, None], torch.ones_like(lengths[:, None] + steps, dtype=torch.bool)], -1)
-        return attention_masks(self._config, exists[:, None] & (positions <= queries), ages=queries - positions)
+        return attention_masks(self._model, exists[:, None] & (positions <= queries), ages=queries - positions)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eyas.engines.base import Request, Sampled
-from eyas.engines.cache import SlotCache, cached_states, require_written
+from eyas.engines.cache import SlotCache, cached_states
 from eyas.losses import Head
 from eyas.recipe import SamplingSpec
 from eyas.records import FinishReason
@@ -84,13 +84,13 @@ class Decoder:
     ) -> None:
         self._model, self._head, self._sampling = model, head, sampling
         self._stop, self._context = np.array(stop), context
+        self._last: tuple[list[int], int, Tensor] | None = None
+        """The prompt that was prefilled last, its slot and its last hidden state [D]: samples of it may still wait."""
 
     def run(self, requests: Sequence[Request], *, slots: int) -> Iterator[tuple[int, Sampled]]:
         """(index, completion) of every request, as they end.
 
         Requests are admitted by length of prompt, longest first, and equal prompts are prefilled once.
-
-        Raises: ModelError, if the model has no key-value cache that can be filled.
         """
         waiting = sorted(
             range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), requests[i].prompt_ids, i), reverse=True
@@ -129,7 +129,24 @@ class Decoder:
         return min(self._sampling.max_completion_tokens, self._context - len(request.prompt_ids))
 
     def _prefill(self, cache: SlotCache, slots: NDArray[np.int64], prompts: list[list[int]]) -> Tensor:
-        """Fill the slots with their prompts, each distinct one computed once; the last hidden states [B, D]."""
+        """Fill the slots with their prompts, each distinct one computed once; the last hidden states [B, D].
+
+        Equal prompts are neighbours, so those that an earlier admission began are the first ones here.
+        """
+        begun = 0
+        if self._last is not None:
+            prompt, slot, last_D = self._last
+            begun = next((n for n, other in enumerate(prompts) if other != prompt), len(prompts))
+            if begun:
+                cache.copy(slot, torch.from_numpy(slots[:begun]).to(last_D.device), len(prompt))
+        if begun == len(prompts):
+            return last_D.expand(begun, -1)
+        computed_BD = self._compute(cache, slots[begun:], prompts[begun:])
+        firsts_BD = last_D.expand(begun, -1) if begun else computed_BD[:0]
+        self._last = (prompts[-1], int(slots[-1]), computed_BD[-1])
+        return torch.cat([firsts_BD, computed_BD])
+
+    def _compute(self, cache: SlotCache, slots: NDArray[np.int64], prompts: list[list[int]]) -> Tensor:
         distinct = list(dict.fromkeys(map(tuple, prompts)))
         row_of = {prompt: row for row, prompt in enumerate(distinct)}
         found: list[Tensor] = []
@@ -147,7 +164,6 @@ class Decoder:
                 torch.tensor([len(prompts[taker]) for taker in takers], device=device),
             )
             hidden_BTD = cached_states(self._model, ids.to(device), cache)
-            require_written(cache, self._model)
             found.append(hidden_BTD[range(len(batch)), [len(prompt) - 1 for prompt in batch]])
         return torch.cat(found)[[row_of[tuple(prompt)] for prompt in prompts]]
 
@@ -165,7 +181,6 @@ class Decoder:
         stopped = np.isin(ids, self._stop)
         for place in np.flatnonzero(stopped | (state.length[slots] == state.limit[slots])).tolist():
             slot = int(slots[place])
-            cache.lengths[slot] = 0
             yield state.take(slot, "stop" if stopped[place] else "length")
 
 

@@ -35,13 +35,16 @@ def packed_weights(module: nn.Module, *, rows: int) -> Iterator[None]:
     in the last bits. Costs the memory of the weights once more; other devices and types are left alone.
     """
     layers = [layer for layer in module.modules() if type(layer) is nn.Linear and _can_pack(layer)]
+    before = [layer.__dict__.get("forward") for layer in layers]
     try:
         for layer in layers:
             layer.forward = _Packed(layer, rows)  # type: ignore[assignment,method-assign]
         yield
     finally:
-        for layer in layers:
+        for layer, own in zip(layers, before, strict=True):
             layer.__dict__.pop("forward", None)
+            if own is not None:
+                layer.forward = own  # type: ignore[method-assign]
 
 
 def _can_pack(layer: nn.Linear) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eyas.engines.base import Ids
-from eyas.engines.cache import PrefixCache, cached_states, require_written
+from eyas.engines.cache import PrefixCache, cached_states
+from eyas.engines.cache_checks import continues_prompts
 from eyas.packing import padded_rows
 from eyas.storage.backbone import hidden_states
 
@@ -28,12 +29,14 @@ def completion_states(
 
     A completion's last token predicts nothing here and is not computed.
 
-    Raises: ModelError, if prompts are shared and the model has no key-value cache to share them through.
+    Prompts are shared only with a model that `continues_prompts` as if they had been computed together.
     """
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, (prompt, _) in enumerate(sequences):
         groups[tuple(prompt)].append(index)
     shared = [group for prompt, group in groups.items() if len(group) > 1 and len(prompt) >= SHARED_TOKENS]
+    if shared and not continues_prompts(model):
+        shared = []
     together = {index for group in shared for index in group}
     alone = [index for index in range(len(sequences)) if index not in together]
     lengths = [sum(map(len, sequences[index])) for index in alone]
@@ -75,7 +78,6 @@ def _shared(model: PreTrainedModel, sequences: Sequence[tuple[Ids, Ids]], groups
     prompts = [sequences[group[0]][0] for group in groups]
     cache = PrefixCache(model)
     prompt_BTD = cached_states(model, _padded(prompts, device), cache)
-    require_written(cache, model)
     last_BD = prompt_BTD[range(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
     batch = [index for group in groups for index in group]
     row_of = [row for row, group in enumerate(groups) for _ in group]

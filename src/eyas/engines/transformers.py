@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from eyas.engines.base import Ids, Request, Sampled
+from eyas.engines.cache_checks import require_slots
 from eyas.engines.decoding import Decoder
 from eyas.engines.packed_weights import packed_weights
 from eyas.engines.prefill import completion_states
@@ -47,16 +48,21 @@ class TransformersEngine:
         Raises: DataError, if a prompt leaves no room for a completion; ModelError, if the model has no
             key-value cache; OutOfMemory.
         """
-        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        lengths = [len(request.prompt_ids) for request in requests]
+        if 0 in lengths:
+            raise DataError("an empty prompt: a model needs at least one token to go on from.")
+        longest = max(lengths, default=0)
         if longest + 1 > self._context:
             raise DataError(
                 f"a prompt of {longest} tokens does not fit the model's context of {self._context}. Shorten or drop it."
             )
         if not requests:
             return []
+        with self._evaluating("execution.generation_batch_size"):
+            require_slots(self._model)
         decoder = Decoder(self._model, self._head(), sampling=sampling, stop=stop, context=self._context)
         slots = min(self._execution.generation_batch_size, len(requests))
-        with self._evaluating("execution.generation_batch_size"), packed_weights(self._model, rows=slots):
+        with self._evaluating("execution.generation_batch_size"), packed_weights(self._model.get_decoder(), rows=slots):
             made = dict(decoder.run(requests, slots=slots))
         return [made[index] for index in range(len(requests))]
 
@@ -71,6 +77,8 @@ class TransformersEngine:
                 f"a sequence of {longest} tokens does not fit the model's context of {self._context}. "
                 "Lower sampling.max_completion_tokens or drop long prompts."
             )
+        if not all(prompt and completion for prompt, completion in sequences):
+            raise DataError("a sequence without prompt or without completion tokens has nothing to score.")
         head = self._head()
         hashes = [token_hash(*sequence) for sequence in sequences]
         made: dict[int, TeacherScores] = {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from eyas.errors import ShapeError
+from eyas.errors import ShapeError, TrainingError
 from eyas.losses.head import CAST_ELEMENTS, Head, chunks, narrow_weight, statistics_dtype
 from eyas.losses.objectives import distillation_terms
 from eyas.losses.outcomes import present_entries
@@ -69,7 +69,7 @@ def completion_loss(
     `temperature` is the one that the teacher was scored at. Differentiable once, by hidden states, the head's weight
     and its bias, where they require it; without gradients only the sums are computed. The products run in the head's
     type (autocast's where it is on), the rest in float32, or float64 for float64 hidden states; the weight's gradient
-    is summed over chunks in the weight's own type.
+    is summed over chunks in float32 or wider.
 
     Raises: ShapeError, if the columns disagree in length.
     Source: arXiv 2509.26497.
@@ -132,8 +132,10 @@ class _CompletionLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise TrainingError("the loss can be differentiated once: its gradients were scaled in place.")
         made = ctx.gradients.scaled(by_total)
-        del ctx.gradients
+        ctx.gradients = None
         return (*made, *[None] * 5)
 
 
@@ -202,7 +204,9 @@ class _Gradients:
     def __init__(self, hidden_ND: Tensor, head: Head, *, wanted: tuple[bool, ...]) -> None:
         self._size, bias_V = head.size, head.bias_V
         self._by_hidden_ND = torch.empty_like(hidden_ND) if wanted[0] else None
-        self._by_weight_VD = torch.zeros_like(head.weight_VD) if wanted[1] else None
+        wide = torch.promote_types(head.weight_VD.dtype, torch.float32)  # sums of chunks need more digits than bfloat16
+        self._by_weight_VD = torch.zeros_like(head.weight_VD, dtype=wide) if wanted[1] else None
+        self._dtype = head.weight_VD.dtype
         self._by_bias_V = torch.zeros_like(bias_V) if wanted[2] and bias_V is not None else None
 
     def add(self, rows: slice, by_logits_NV: Tensor, *, hidden_ND: Tensor, weight_VD: Tensor) -> None:
@@ -218,7 +222,7 @@ class _Gradients:
         """The three, times the gradient that comes in, in place: nothing of their size is made anew."""
         found = (self._by_hidden_ND, self._by_weight_VD, self._by_bias_V)
         made = [None if part is None else part.mul_(by_total.to(part.dtype)) for part in found]
-        return made[0], made[1], made[2]
+        return made[0], None if made[1] is None else made[1].to(self._dtype), made[2]
 
 
 def _product_into(out_ND: Tensor, left_NV: Tensor, right_VD: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from eyas.logcodes import TOKEN_STEP
 from eyas.losses.divergences import DIVERGENCES, required
 from eyas.losses.outcomes import outcomes
 from eyas.losses.softmax import Statistics
@@ -29,7 +30,8 @@ def distillation_terms(
     divergence_N = temperature**2 * DIVERGENCES[loss.divergence](over, loss)
     if loss.objective == "divergence":
         return divergence_N
-    above_N = teacher.token_logprobs_N > student.label_N.detach()
+    # Half a step of the cache's code: a teacher that is as sure as the student must not count as above it.
+    above_N = teacher.token_logprobs_N > student.label_N.detach() + TOKEN_STEP / 2
     return torch.where(above_N, policy_gradient(student, teacher, loss=loss), divergence_N)
 
 

@@ -179,7 +179,14 @@ def check_losses(stages: Sequence[Stage], *, where: str = "recipe") -> None:
     for stage in stages:
         if isinstance(stage, DistillStage) and stage.scores is not None:
             score = scores[stage.scores]
-            prefix = rollouts[score.sequences].prefix
-            problem = stage.loss.problem_with(target=score.target, prefix=prefix, temperature=score.temperature)
+            rollout = rollouts[score.sequences]
+            problem = stage.loss.problem_with(
+                target=score.target,
+                prefix=rollout.prefix,
+                temperature=score.temperature,
+                top_k=score.top_k,
+                mass=score.mass,
+                sampling_temperature=rollout.sampling.temperature,
+            )
             if problem is not None:
                 raise RecipeError(f"{where}: stage {stage.name!r}: {problem}.")

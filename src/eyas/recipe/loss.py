@@ -100,7 +100,8 @@ class LossSpec(Spec):
     @classmethod
     def _fill_in(cls, value: Any) -> Any:
         """The defaults of the parameters that the choice has, so that a resolved recipe shows them."""
-        if not isinstance(value, dict):
+        choice = ("objective", "divergence", "tail")
+        if not isinstance(value, dict) or not all(isinstance(value.get(name, ""), str) for name in choice):
             return value
         divergence = value.get("divergence", "forward_kl")
         filled = dict(value)
@@ -151,8 +152,10 @@ class LossSpec(Spec):
         legal = [row.divergence for row in LEGAL if row.objective == self.objective and row.divergence is not None]
         raise ValueError(f"objective {self.objective} does not go with {self.divergence}; legal: {', '.join(legal)}")
 
-    def problem_with(self, *, target: Target, prefix: str, temperature: float) -> str | None:
-        """Why this loss cannot be computed on such scores, and what to do; None where it can."""
+    def problem_with(
+        self, *, target: Target, prefix: str, temperature: float, top_k: int, mass: float, sampling_temperature: float
+    ) -> str | None:
+        """Why this loss cannot be computed on such scores of such sequences, and what to do; None where it can."""
         drawn = _row(self.objective, self.divergence, "random_sampling")
         if target == "random_sampling" and (drawn is None or self.tail not in drawn.tails):
             rows = [row for row in LEGAL if row.target == "random_sampling"]
@@ -160,6 +163,19 @@ class LossSpec(Spec):
             return (
                 f"scores of target random_sampling do not go with {self.objective_name} and tail {self.tail}: drawn "
                 f"entries are unbiased only where the gradient is linear in the target. Legal: {legal}"
+            )
+        least = 1 + (self.head_entries or 1)
+        if self.tail in ("renormalise", "decoupled") and target == "top_k" and (mass < 1 or top_k < least):
+            return (
+                f"loss.tail {self.tail} compares entries with one another, found lists that may end after the first "
+                f"(score.mass {mass:g}, score.top_k {top_k}). Set score.mass to 1 and score.top_k to {least} or more"
+            )
+        if self.ce_on == "label" and prefix != "label":
+            return f"loss.ce_on label needs prefix label: {prefix} prefixes are no labels"
+        if self.row.sampled and prefix == "student" and sampling_temperature == 0:
+            return (
+                f"loss.objective {self.objective} needs tokens drawn from the student, found the greedy ones of "
+                "sampling.temperature 0. Set it to 1"
             )
         if self.row.sampled and prefix != "student":
             return (

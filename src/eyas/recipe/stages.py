@@ -148,6 +148,12 @@ class RolloutStage(RolloutSpec, StageSpec):
     prefix: Literal["student", "teacher", "label"] = "student"
     """Whose completions these are; `label` renders the labelled examples' references and samples nothing."""
 
+    @model_validator(mode="after")
+    def _own_prefix(self) -> RolloutStage:
+        if self.prefix == "student" and self.model == "teacher":
+            raise ValueError("the teacher's completions are no student prefixes: give `prefix: teacher`")
+        return self
+
     def references(self) -> dict[str, tuple[str, Kind]]:
         return {"data": (self.data, "examples"), "model": (self.model, "model")}
 
@@ -172,6 +178,14 @@ class ScoreSpec(Spec):
     unconditional: bool = False
     """Also keep how likely the teacher finds each completion without its prompt: another prefill of the completions.
     Set by `expand` where `selection.delta_ifd` needs it."""
+
+    @model_validator(mode="after")
+    def _all_read(self) -> ScoreSpec:
+        unread = ("samples",) if self.target == "top_k" else ("top_k", "mass")
+        for name in unread:
+            if getattr(self, name) != ScoreSpec.model_fields[name].default:
+                raise ValueError(f"`{name}` does nothing with target {self.target}: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _perplexities(self) -> ScoreSpec:

@@ -102,9 +102,8 @@ def staleness(evidence: Evidence) -> list[StalenessRow]:
         found = evidence.artifacts[name].facts.get("staleness")
         if found:
             sampling = found.get("sampling") or {}
-            text = ", ".join(
-                f"{key.replace('_', '-')} {sampling[key]:g}" for key in ("temperature", "top_p") if key in sampling
-            )
+            kept = [key for key in ("temperature", "top_p", "min_p") if sampling.get(key)]
+            text = ", ".join(f"{key.replace('_', '-')} {sampling[key]:g}" for key in kept)
             rows.append(StalenessRow(name, found["before"], found["after"], text))
     return rows
 

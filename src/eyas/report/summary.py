@@ -54,13 +54,15 @@ def training_scores(evidence: Evidence) -> list[str]:
 
 
 def cache_statistics(evidence: Evidence) -> dict[str, float | None]:
-    """Bytes per completion token and mean captured mass over all teacher scores trained on; None without any."""
+    """Bytes per completion token and mean captured mass over all teacher scores trained on; None where none tells."""
     facts = [evidence.artifacts[name].facts for name in training_scores(evidence)]
-    tokens = sum(item["completion_tokens"] for item in facts)
-    return {
-        key: sum(item[key] * item["completion_tokens"] for item in facts) / tokens if tokens else None
-        for key in ("bytes_per_token", "mean_captured_mass")
-    }
+
+    def mean(key: str) -> float | None:
+        known = [item for item in facts if item[key] is not None]
+        tokens = sum(item["completion_tokens"] for item in known)
+        return sum(item[key] * item["completion_tokens"] for item in known) / tokens if tokens else None
+
+    return {key: mean(key) for key in ("bytes_per_token", "mean_captured_mass")}
 
 
 def data_counts(evidence: Evidence) -> dict[str, int]:

@@ -48,5 +48,6 @@ def run(stage: ScoreStage, context: StageContext) -> dict[str, Any]:
     return score_statistics(
         read_scores(directory),
         column_bytes=column_bytes(directory),
+        target=stage.target,
         tokens=sum(len(prompt) + len(completion) for prompt, completion in distinct),
     ) | {"sequences": len(distinct)}

@@ -64,6 +64,23 @@ def head_of(model: PreTrainedModel) -> Head:
     return Head(weight_VD, layer.bias, scale=scale, soft_cap=getattr(config, "final_logit_softcapping", None))
 
 
+def require_known_head(model: PreTrainedModel) -> None:
+    """Compare the logits of `head_of` with the model's own on a few tokens.
+
+    Raises: ModelError, where they differ: the architecture does something to its logits that eyas does not know.
+    """
+    ids_BT = torch.arange(4, device=model.device).unsqueeze(0) % model.config.vocab_size
+    with torch.inference_mode():
+        own_NV = model(input_ids=ids_BT, use_cache=False).logits[0].float()
+        ours_NV = head_of(model)(hidden_states(model, ids_BT)[0])
+    tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 3e-2
+    if (own_NV - ours_NV).abs().max() > tolerance * own_NV.abs().max().clamp(min=1.0):
+        raise ModelError(
+            f"{type(model).__name__} changes its logits in a way that eyas does not know (known: a bias, logit_scale, "
+            "logits_scaling, final_logit_softcapping), so losses and scores would be wrong. Choose another model."
+        )
+
+
 def attach_loss(model: PreTrainedModel, loss: LossSpec, *, temperature: float = 1.0, compiled: bool = False) -> None:
     """Replace the instance's forward by one that takes a collated micro-batch and returns its LossSums.
 

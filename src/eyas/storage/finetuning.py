@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ def finetune(
         pad_id=int(tokenizer.pad_token_id or 0),
         packed=packing["packed"],
     )
-    attach_loss(model, loss, temperature=temperature)
+    attach = partial(attach_loss, model, loss, temperature=temperature)
+    attach()
     trainable = _with_lora(model, training)
     first = loader.step(0).micro_batches
     settings, execution = choose_settings(
@@ -166,7 +168,7 @@ def finetune(
         execution=context.execution,
         dtype=dtype,
         passes=steps * len(first),
-        compile_model=lambda compiled: attach_loss(model, loss, compiled=compiled),
+        compile_model=lambda compiled: attach(compiled=compiled),
         directory=context.directory,
     )
     candidates = _Candidates(context.directory / "candidates", trainable)

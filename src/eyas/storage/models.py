@@ -26,6 +26,7 @@ from eyas.errors import ModelError
 from eyas.recipe import ExecutionSpec, ModelSpec
 from eyas.records import seed_for
 from eyas.storage.artifacts import atomic_path
+from eyas.storage.backbone import require_known_head
 from eyas.storage.hardware import core_count
 from eyas.storage.origins import SMOLLM2, hash_directory, hub_commit, link_model, origin_of, snapshot
 from eyas.storage.smollm2 import describe_smollm2, load_smollm2, smollm2_version
@@ -217,6 +218,7 @@ def load_model(path: Path, *, dtype: str = "float32", device: torch.device | Non
         )
     model.to(device or torch.device("cpu"))  # type: ignore[arg-type]
     model.eval()
+    require_known_head(model)
     return model
 
 

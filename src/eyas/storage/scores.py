@@ -142,7 +142,12 @@ def write_scores(directory: Path, index: int, scores: Sequence[TeacherScores], *
 
 
 def _offsets(lengths: Any) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]), type=pa.int32())
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    if ends[-1] >= 2**31:
+        raise DataError(
+            f"{ends[-1]} teacher entries in one shard, at most {2**31 - 1} fit. Lower score.top_k or .mass."
+        )
+    return pa.array(ends, type=pa.int32())
 
 
 def _lists(offsets: pa.Array, values: pa.Array) -> pa.Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eyas.recipe import Target
 from eyas.records import MODES, SequenceRecord
 from eyas.storage.scores import TeacherScores
 
@@ -38,12 +39,13 @@ def _share(flags: Sequence[bool]) -> float | None:
 
 
 def score_statistics(
-    scores: Iterable[TeacherScores], *, column_bytes: Mapping[str, int], tokens: int
+    scores: Iterable[TeacherScores], *, column_bytes: Mapping[str, int], tokens: int, target: Target
 ) -> dict[str, Any]:
-    """Captured mass as stored, entries, and bytes per completion token, in all and by column."""
+    """Captured mass as stored (None for drawn targets), entries and bytes per completion token."""
     found = list(scores)
-    captured = -np.expm1(np.concatenate([item.tail for item in found]).astype(np.float64))
-    count = len(captured)
+    tails = np.concatenate([item.tail for item in found]).astype(np.float64)
+    count = len(tails)
+    captured = -np.expm1(tails) if target == "top_k" else None  # nothing tells the mass of drawn ids
     size = sum(column_bytes.values())
     return {
         "tokens": tokens,
@@ -51,7 +53,7 @@ def score_statistics(
         "bytes": size,
         "bytes_per_token": size / count,
         "bytes_per_token_by_column": {name: value / count for name, value in column_bytes.items()},
-        "mean_captured_mass": float(captured.mean()),
-        "p01_captured_mass": float(np.quantile(captured, 0.01)),
+        "mean_captured_mass": None if captured is None else float(captured.mean()),
+        "p01_captured_mass": None if captured is None else float(np.quantile(captured, 0.01)),
         "entries_per_token": sum(len(item.ids) for item in found) / count,
     }
