@@ -4,7 +4,7 @@
 
 CPU float32, temperature 1, GSM8K's prompt lengths. Nothing stops early, so both sides make the same number of tokens;
 the full form adds a run in which SmolLM2's own stop tokens end completions, per token made, and `generate` with its
-static cache. Short: one round.
+static cache. Short: 64 tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     measure.prepare()
     report = measure.Report("rollouts", short=options.short)
     model = load_smollm2()[0].eval()
-    tokens, rounds = (128, 1) if options.short else (128, 3)
+    tokens, rounds = (64, 2) if options.short else (128, 3)
     prompts = [prompt for prompt, _ in shapes.random_sequences([(p, 1) for p, _ in shapes.gsm8k_lengths(COUNT)])]
     compare(report, model, prompts, tokens=tokens, rounds=rounds, stop=NEVER, cache=None, target=2.0)
     if not options.short:
