@@ -14,7 +14,7 @@ from eyas.recipe import Recipe
 from eyas.recipe.specs import Spec
 
 SOURCE = Path(__file__).parents[1] / "src" / "eyas"
-DECLARED_IN = {SOURCE / "recipe" / name for name in ("specs.py", "stages.py", "loss.py", "selection.py")}
+DECLARED_IN = {SOURCE / "recipe" / name for name in ("specs.py", "stages.py", "loss.py", "score.py", "selection.py")}
 
 
 def specs(of: type[Spec] = Spec) -> Iterator[type[Spec]]:

@@ -10,18 +10,18 @@ import torch
 from eyas.errors import ArtifactError
 from eyas.recipe import LossSpec
 from eyas.storage.backbone import attach_loss
-from eyas.storage.finetuning import WEIGHTS, _Candidates
+from eyas.storage.candidates import WEIGHTS, Candidates
 from eyas.storage.models import load_model
 
 ACCURACIES = {2: 0.5, 4: 0.75, 6: 0.75, 8: 0.25}
 
 
-def candidates(path: Path, root: Path) -> tuple[_Candidates, torch.nn.Parameter]:
+def candidates(path: Path, root: Path) -> tuple[Candidates, torch.nn.Parameter]:
     """After a whole training whose weights at each step are the step's number."""
     model = load_model(path)
     attach_loss(model, LossSpec())
     weight = next(model.parameters())
-    made = _Candidates(root, model)
+    made = Candidates(root, model)
     for step, accuracy in ACCURACIES.items():
         with torch.no_grad():
             weight.fill_(float(step))

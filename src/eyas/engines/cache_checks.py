@@ -16,13 +16,12 @@ from eyas.engines.cache import PrefixCache, SlotCache, cached_states
 from eyas.errors import ModelError
 from eyas.storage.backbone import hidden_states
 from eyas.storage.hardware import is_out_of_memory
+from eyas.storage.probe import REFUSALS
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Largest difference of hidden states, as a share of the largest one: rounding is below 1e-5, leaks 0.04 and more."""
 NARROW_TOLERANCE = 0.1
 """The same for narrow types, whose rounding alone is some hundredths."""
-REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
-"""What architectures raise at a cache that is not theirs."""
 
 
 Through = Callable[[PreTrainedModel, list[list[int]], list[list[int]]], Tensor]

@@ -3,6 +3,7 @@
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
+from eyas.recipe.score import ScoreSpec
 from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
 from eyas.recipe.specs import (
     THINKING_FORMATS,
@@ -29,7 +30,6 @@ from eyas.recipe.stages import (
     PrepareStage,
     ReportStage,
     RolloutStage,
-    ScoreSpec,
     ScoreStage,
     SftStage,
     Stage,

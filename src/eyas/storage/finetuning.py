@@ -7,21 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from eyas.curriculum import Key, PassRates, frontier_weights, majority_answers, pass_rates, training_order
-from eyas.errors import ArtifactError, DataError
+from eyas.errors import DataError
 from eyas.recipe import CurriculumSpec, LossSpec, SelectionSpec, TrainingSpec
 from eyas.records import Mode, SequenceRecord, seed_for
 from eyas.selection import select
-from eyas.storage.artifacts import Artifact, atomic_path, read_json, write_json
+from eyas.storage.artifacts import Artifact, read_json, write_json
 from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
+from eyas.storage.candidates import Candidates, Validate
 from eyas.storage.context import Progress, StageContext
 from eyas.storage.models import device_of, load_model, save_model
 from eyas.storage.probe import using_threads
@@ -29,12 +28,6 @@ from eyas.storage.settings import choose_packing, choose_settings
 from eyas.storage.shards import read_records
 from eyas.storage.tokenization import load_tokenizer
 from eyas.storage.training import train, write_log
-
-Validate = Callable[[PreTrainedModel], float]
-WEIGHTS = "trainable.safetensors"
-"""A candidate's trainable weights."""
-ACCURACY = "accuracy.json"
-"""What validation found."""
 
 
 def fit_length(items: Sequence[TrainingItem], *, max_length: int) -> tuple[list[TrainingItem], int]:
@@ -171,7 +164,7 @@ def finetune(
         compile_model=lambda compiled: attach(compiled=compiled),
         directory=context.directory,
     )
-    candidates = _Candidates(context.directory / "candidates", trainable)
+    candidates = Candidates(context.directory / "candidates", trainable)
     pace = _Pace(context.progress)
     with using_threads(settings.threads):
         trained = train(
@@ -243,60 +236,3 @@ class _Pace:
             return None
         tokens = tokens_until(self._first + len(self._ends)) - tokens_until(self._first + 1)
         return tokens / max(self._ends[-1] - self._ends[0], 1e-9)
-
-
-class _Candidates:
-    """Accuracy at the selection points and the best one's trainable weights, written whole or not at all.
-
-    They stay until the stage is sealed, so that a crash after the training can still choose.
-    """
-
-    def __init__(self, root: Path, model: PreTrainedModel) -> None:
-        self._root, self._model = root, model
-
-    def consider(self, step: int, model: PreTrainedModel, validate: Validate | None) -> None:
-        """Measure what an earlier attempt has not; keep the accuracy, and the weights if it is the highest so far."""
-        if validate is None or (self._path(step) / ACCURACY).is_file():
-            return
-        accuracy = validate(model)
-        before = self._accuracies()
-        with atomic_path(self._path(step)) as draft:
-            draft.mkdir(parents=True)
-            if not before or accuracy > _best(before)["accuracy"]:
-                weights = {
-                    name: value.detach().cpu().contiguous()
-                    for name, value in self._model.named_parameters()
-                    if value.requires_grad
-                }
-                save_file(weights, draft / WEIGHTS)
-            write_json(draft / ACCURACY, {"step": step, "accuracy": accuracy})
-        kept = self._path(_best(self._accuracies())["step"])
-        for path in self._root.glob(f"step-*/{WEIGHTS}"):
-            if path.parent != kept:
-                path.unlink()
-
-    def restore_best(self, selections: Sequence[int]) -> dict[str, Any]:
-        """Load the most accurate candidate, the earliest of equals; say which and what all scored.
-
-        Raises: ArtifactError, if a selection point's accuracy or the best one's weights are gone.
-        """
-        found = self._accuracies()
-        missing = sorted(set(selections) - {row["step"] for row in found})
-        if missing or not (self._path(_best(found)["step"]) / WEIGHTS).is_file():
-            raise ArtifactError(
-                f"{self._root}: what validation found at steps {missing or _best(found)['step']} is gone. "
-                f"Delete {self._root.parent} and run the same command again to redo this stage."
-            )
-        best = _best(found)
-        self._model.load_state_dict(load_file(self._path(best["step"]) / WEIGHTS), strict=False)
-        return {"selected_step": best["step"], "candidates": found}
-
-    def _path(self, step: int) -> Path:
-        return self._root / f"step-{step:08d}"
-
-    def _accuracies(self) -> list[dict[str, Any]]:
-        return [read_json(path) for path in sorted(self._root.glob(f"step-*/{ACCURACY}"))]
-
-
-def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return max(rows, key=lambda row: (row["accuracy"], -row["step"]))

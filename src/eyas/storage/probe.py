@@ -38,7 +38,8 @@ rounded apart differ by 1.4 times as much as one does from the exact one, and th
 REFUSALS = (
     TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError, NotImplementedError,
 )  # fmt: skip
-"""How models refuse packed rows; nobody promised that they take them, so there is no common class."""
+"""How models refuse packed rows, or a cache that is not theirs; nobody promised that they take either, so there is no
+common class. A refusal is an answer of the trial, no failure: padding and plain prefill do without."""
 SLACK = 1.03
 """The fewest threads within 3 % of the fastest are taken: the others then serve somebody else."""
 
