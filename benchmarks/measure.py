@@ -21,7 +21,7 @@ from typing import Any
 
 from eyas.recipe import ExecutionSpec
 from eyas.storage.hardware import describe_hardware
-from eyas.storage.models import set_threads
+from eyas.storage.process import prepare_process
 
 RESULTS = Path("bench-results")
 M_ARENA_MAX = -8
@@ -139,7 +139,7 @@ def prepare() -> None:
     """All cores, no bars; one malloc arena, so that the threads of `Turns` allocate as the main thread does."""
     from transformers.utils import logging
 
-    set_threads(ExecutionSpec())
+    prepare_process(ExecutionSpec())
     if sys.platform == "linux":
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     logging.set_verbosity_error()

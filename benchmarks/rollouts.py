@@ -4,7 +4,7 @@
 
 CPU float32, temperature 1, GSM8K's prompt lengths. Nothing stops early, so both sides make the same number of tokens;
 the full form adds a run in which SmolLM2's own stop tokens end completions, per token made, and `generate` with its
-static cache. Short: 64 tokens.
+static cache. Short: one round.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from eyas.storage.smollm2 import load_smollm2
 
-COUNT = 64
+COUNT, TOKENS = 64, 128
 NEVER = 49151
 """The vocabulary's last id, a rare token: taken as the stop id, it ends next to nothing."""
 PAD = 2
@@ -31,17 +31,17 @@ def main() -> None:
     measure.prepare()
     report = measure.Report("rollouts", short=options.short)
     model = load_smollm2()[0].eval()
-    tokens, rounds = (64, 2) if options.short else (128, 3)
+    rounds = 1 if options.short else 3
     prompts = [prompt for prompt, _ in shapes.random_sequences([(p, 1) for p, _ in shapes.gsm8k_lengths(COUNT)])]
-    compare(report, model, prompts, tokens=tokens, rounds=rounds, stop=NEVER, cache=None, target=2.0)
+    compare(report, model, prompts, rounds=rounds, stop=NEVER, cache=None, target=2.0)
     if not options.short:
-        compare(report, model, prompts, tokens=tokens, rounds=rounds, stop=NEVER, cache="static", target=2.0)
-        compare(report, model, prompts, tokens=tokens, rounds=rounds, stop=PAD, cache=None, target=None)
+        compare(report, model, prompts, rounds=rounds, stop=NEVER, cache="static", target=2.0)
+        compare(report, model, prompts, rounds=rounds, stop=PAD, cache=None, target=None)
     report.finish()
 
 
 def compare(
-    report: measure.Report, model: PreTrainedModel, prompts: list[list[int]], *, tokens: int, rounds: int, stop: int,
+    report: measure.Report, model: PreTrainedModel, prompts: list[list[int]], *, rounds: int, stop: int,
     cache: str | None, target: float | None,
 ) -> None:  # fmt: skip
     """One row, in seconds per token made."""
@@ -49,11 +49,11 @@ def compare(
     made: dict[str, list[int]] = {"ours": [], "peer": []}
 
     def own() -> None:
-        found = ours.generate(maker, prompts, tokens=tokens, stop=(stop,), seed=len(made["ours"]))
+        found = ours.generate(maker, prompts, tokens=TOKENS, stop=(stop,), seed=len(made["ours"]))
         made["ours"].append(sum(len(item.completion_ids) for item in found))
 
     def peer() -> None:
-        made["peer"].append(generate(model, prompts, tokens=tokens, stop=stop, cache=cache))
+        made["peer"].append(generate(model, prompts, tokens=TOKENS, stop=stop, cache=cache))
 
     generate(model, prompts[:4], tokens=4, stop=stop, cache=cache)
     ours.generate(maker, prompts[:4], tokens=4, stop=(stop,))
@@ -71,7 +71,7 @@ def compare(
             theirs=f"{sum(made['peer']) / sum(peer_s):.0f} tok/s",
             ratios=measure.ratios(*spent),
             target=target,
-            note=f"{COUNT} prompts x {tokens} tokens" + ("" if stop == NEVER else ", stopping at EOS"),
+            note=f"{COUNT} prompts x {TOKENS} tokens" + ("" if stop == NEVER else ", stopping at EOS"),
         )
     )
 

@@ -5,10 +5,11 @@
 The task is the quickstart's: three-term sums, 1,000 labels for SFT, 4,000 prompts without an answer, both modes.
 Quality is three numbers on held-out problems, measured by the same code: KL(teacher || student) on fixed completions by
 the teacher, the same on fixed ones by the SFT student, and greedy accuracy over both modes. TRL runs for its budget of
-steps with the best setting that `--sweep` found (learning rate, beta, threads; the stable trainer has no lambda, it is
-always on-policy). We take the smallest of our budgets that is as good: at most the same divergences, and an accuracy
-not lower by more than its standard error. Seconds are those of whole calls, ours with rollouts and scoring, both with
-their trainer's start-up, neither with the evaluation. Both rates fall in a cosine. Short: one seed, fewer steps.
+sequences with the best setting that `--sweep` found (batch size, learning rate, beta, threads; the stable trainer has
+no lambda, it is always on-policy). We take the smallest of our budgets that is as good: at most the same divergences,
+and an accuracy not lower by more than its standard error. Our setting is from a sweep of as many on the same seed, one
+that is not compared. Seconds are those of whole calls, ours with rollouts and scoring, both with their trainer's
+start-up, neither with the evaluation. Both rates fall in a cosine. Short: one seed, fewer sequences.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import measure
 import ours
@@ -37,15 +39,18 @@ from eyas.tasks import load_examples
 BUILTIN = Path(eyas.builtin.__file__).parent
 THINKING = THINKING_FORMATS["qwen3"]
 SOURCE = ArithmeticSource(type="arithmetic", terms=(3,))
-BATCH, TOKENS, EPOCHS = 128, 48, 6
+TOKENS = 48
 LABELS, PROMPTS = 1000, 4000
-SFT_RATE, RATE = 4e-3, 2e-3
+SFT_BATCH, SFT_RATE = 128, 4e-3
 KD = LossSpec.model_validate({"lambda": 1.0})
 """TRL's objective has no cross-entropy either."""
-BUDGETS = (40, 60, 80, 100, 120, 150, 200, 250, 300, 400, 600)
-"""Our steps, tried in turn."""
-BEST = {"learning_rate": 2e-3, "beta": 0.0, "threads": 2}
-"""TRL's best of the sweep, on 2 CPU cores."""
+BUDGETS = tuple(128 * n for n in (40, 60, 80, *range(100, 325, 25), 400, 600))
+"""Our sequences trained on, with repetition, tried in turn."""
+SWEPT = 9
+"""The seed of `--sweep`, which is not compared."""
+TRL: dict[str, Any] = {"batch_size": 64, "learning_rate": 2e-3, "beta": 0.0, "threads": 2}
+OURS: dict[str, Any] = {"batch_size": 64, "learning_rate": 2e-3, "epochs": 4}
+"""The best of the sweeps, on 2 CPU cores. Epochs: how often a rollout is trained on."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +97,19 @@ def main() -> None:
     measure.prepare()
     report = measure.Report("to_quality", short=options.short)
     seeds = options.seeds or ([1] if options.short else [0, 1, 2])
-    steps, held_out = (60, 200) if options.short else (200, 500)
+    count, held_out = (60 * 128, 200) if options.short else (200 * 128, 500)
     if options.sweep:
-        sweep(report, make_task(seeds[0], held_out=held_out), steps=60)
+        sweep(report, make_task(SWEPT, held_out=held_out))
         return
     own_s, peer_s, texts = [], [], []
     for seed in seeds:
         task = make_task(seed, held_out=held_out)
-        spent, goal = run_trl(task, steps, **BEST)
+        spent, goal = run_trl(task, count, **TRL)
         report.note(**{f"seed {seed}, SFT": str(evaluate(task, task.start))})
-        report.note(**{f"seed {seed}, TRL, {steps} steps, {spent:.1f} s": str(goal)})
+        report.note(**{f"seed {seed}, TRL, {count} sequences, {spent:.1f} s": str(goal)})
         for budget in BUDGETS:
-            own, made = run_ours(task, budget)
-            report.note(**{f"seed {seed}, ours, {budget} steps, {own:.1f} s": str(made)})
+            own, made = run_ours(task, budget, **OURS)
+            report.note(**{f"seed {seed}, ours, {budget} sequences, {own:.1f} s": str(made)})
             if made.reaches(goal):
                 break
         else:
@@ -120,7 +125,7 @@ def main() -> None:
             theirs=f"{sum(peer_s) / len(peer_s):.1f} s",
             ratios=measure.ratios(own_s, peer_s),
             target=4.0,
-            note=f"{len(seeds)} seeds, TRL {steps} steps of {BATCH}: " + "; ".join(texts),
+            note=f"{len(seeds)} seeds, TRL {count} sequences: " + "; ".join(texts),
         )
     )
     report.finish()
@@ -138,8 +143,8 @@ def make_task(seed: int, *, held_out: int) -> Task:
     student = load_model(path)
     for shares, steps in (({"reasoning": 1}, 125), ({"reasoning": 3, "fast": 1}, 250)):
         data = [TrainingItem(item) for mode in shares for item in labels[mode] if item is not None]
-        order = drawn([mode for mode in shares for _ in range(LABELS)], shares, count=steps * BATCH, seed=seed)
-        training = TrainingSpec(batch_size=BATCH, steps=steps, learning_rate=SFT_RATE)
+        order = drawn([mode for mode in shares for _ in range(LABELS)], shares, count=steps * SFT_BATCH, seed=seed)
+        training = TrainingSpec(batch_size=SFT_BATCH, steps=steps, learning_rate=SFT_RATE)
         ours.training_loop(student, data, order=order, training=training, micro_batch_size=64)(lambda: None)
     student.eval()
     teacher_model = load_model(BUILTIN / "nano-teacher")
@@ -194,11 +199,13 @@ def evaluate(task: Task, model: PreTrainedModel) -> Quality:
     return Quality(kl["teacher"], kl["student"], sum(grades) / len(grades), len(grades))
 
 
-def run_ours(task: Task, steps: int) -> tuple[float, Quality]:
-    """Roll out on as many prompts as the steps go through EPOCHS times, score, train."""
+def run_ours(
+    task: Task, sequences: int, *, batch_size: int, learning_rate: float, epochs: int
+) -> tuple[float, Quality]:  # fmt: skip
+    """Roll out on as many prompts as the sequences go through `epochs` times, score, train."""
     student = copy.deepcopy(task.start)
-    count = min(len(task.prompts), steps * BATCH // EPOCHS)
-    training = TrainingSpec(batch_size=BATCH, steps=steps, learning_rate=RATE)
+    count = min(len(task.prompts), sequences // epochs)
+    training = TrainingSpec(batch_size=batch_size, steps=sequences // batch_size, learning_rate=learning_rate)
     torch.set_num_threads(2)
 
     def work() -> None:
@@ -208,38 +215,56 @@ def run_ours(task: Task, steps: int) -> tuple[float, Quality]:
         pairs = [(prompt, item.completion_ids) for prompt, item in zip(prompts, made, strict=True)]
         data = scored(task.teacher, pairs)
         generator = torch.Generator().manual_seed(task.seed)
-        epochs = -(-steps * BATCH // count)
-        order = [index for _ in range(epochs) for index in torch.randperm(count, generator=generator).tolist()]
-        ours.training_loop(
-            student, data, order=order[: steps * BATCH], training=training, micro_batch_size=64, loss=KD
-        )(lambda: None)
+        order = [
+            index
+            for _ in range(-(-sequences // count))
+            for index in torch.randperm(count, generator=generator).tolist()
+        ]
+        ours.training_loop(student, data, order=order[:sequences], training=training, micro_batch_size=64, loss=KD)(
+            lambda: None
+        )
 
     spent = measure.seconds(work)
     return spent, evaluate(task, student)
 
 
-def run_trl(task: Task, steps: int, *, learning_rate: float, beta: float, threads: int) -> tuple[float, Quality]:
+def run_trl(
+    task: Task, sequences: int, *, batch_size: int, learning_rate: float, beta: float, threads: int
+) -> tuple[float, Quality]:
     """On-policy with the teacher alive, cosine as ours."""
     student = copy.deepcopy(task.start)
     teacher = copy.deepcopy(task.teacher_model)
     torch.set_num_threads(threads)
     loop = peers.distillation(
-        student, teacher, task.prompts, batch_size=BATCH, steps=steps, tokens=TOKENS, learning_rate=learning_rate,
-        beta=beta, schedule="cosine", shuffle=True, seed=task.seed,
+        student, teacher, task.prompts, batch_size=batch_size, steps=sequences // batch_size, tokens=TOKENS,
+        learning_rate=learning_rate, beta=beta, schedule="cosine", shuffle=True, seed=task.seed,
     )  # fmt: skip
     spent = measure.seconds(lambda: loop(lambda: None))
     return spent, evaluate(task, student)
 
 
-def sweep(report: measure.Report, task: Task, *, steps: int) -> None:
-    """TRL's settings, each for the same steps."""
+def sweep(report: measure.Report, task: Task) -> None:
+    """Both sides' settings: TRL some 20 seconds each, the likeliest its whole budget; we some 8 seconds each."""
+    report.note(SFT=str(evaluate(task, task.start)))
     for threads in (1, 2):
-        spent, made = run_trl(task, 10, learning_rate=RATE, beta=0.0, threads=threads)
-        report.note(**{f"TRL, {threads} threads, 10 steps": f"{spent:.1f} s"})
-    for beta in (0.0, 0.5, 1.0):
-        for rate in (1e-3, 2e-3, 4e-3, 8e-3):
-            spent, made = run_trl(task, steps, learning_rate=rate, beta=beta, threads=int(BEST["threads"]))
-            report.note(**{f"TRL, beta {beta}, lr {rate}, {spent:.1f} s": str(made)})
+        spent, _ = run_trl(task, 10 * 128, **TRL | {"threads": threads})
+        report.note(**{f"TRL, {threads} threads, 10 steps of 128": f"{spent:.1f} s"})
+    for batch_size, sequences in ((32, 4000), (64, 6000), (128, 7680)):
+        for rate in (1e-3, 2e-3, 4e-3):
+            spent, made = run_trl(task, sequences, **TRL | {"batch_size": batch_size, "learning_rate": rate})
+            report.note(**{f"TRL, batch {batch_size}, lr {rate}, {sequences} sequences, {spent:.1f} s": str(made)})
+    for beta in (0.5, 1.0):
+        spent, made = run_trl(task, 7680, **TRL | {"beta": beta})
+        report.note(**{f"TRL, beta {beta}, {spent:.1f} s": str(made)})
+    for batch_size, rate in ((64, 1e-3), (64, 2e-3), (128, 1e-3), (128, 2e-3)):
+        spent, made = run_trl(task, 200 * 128, **TRL | {"batch_size": batch_size, "learning_rate": rate})
+        report.note(**{f"TRL, batch {batch_size}, lr {rate}, whole budget, {spent:.1f} s": str(made)})
+    for batch_size, sequences in ((32, 9600), (64, 11520), (128, 12800)):
+        for epochs in (4, 6):
+            for rate in (1e-3, 2e-3):
+                setting = {"batch_size": batch_size, "learning_rate": rate, "epochs": epochs}
+                spent, made = run_ours(task, sequences, **setting)
+                report.note(**{f"ours, {setting}, {spent:.1f} s": str(made)})
 
 
 if __name__ == "__main__":

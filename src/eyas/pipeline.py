@@ -34,7 +34,8 @@ from eyas.storage.artifacts import (
 from eyas.storage.context import Progress, StageContext
 from eyas.storage.hardware import describe_hardware
 from eyas.storage.locks import locked
-from eyas.storage.models import materialise, parameter_count, set_threads, weight_bytes
+from eyas.storage.models import materialise, parameter_count, weight_bytes
+from eyas.storage.process import prepare_process
 
 ProgressFactory = Callable[[Node, int, int], AbstractContextManager[Progress]]
 """(node, its number, number of nodes) -> a progress bar for as long as the stage runs."""
@@ -60,7 +61,7 @@ def run_recipe(
         )
     run = workspace / recipe.name
     with locked(run, purpose=f"run {recipe.name}"), disk_errors(run):
-        set_threads(recipe.execution)
+        prepare_process(recipe.execution)
         nodes = build_graph(recipe, workspace=workspace)
         needed = list(nodes) if wanted is None else _needed(nodes, wanted)
         with TemporaryDirectory() as scratch:

@@ -25,12 +25,15 @@ def next_tokens(logits_BV: Tensor, uniforms_B: Tensor | None, *, sampling: Sampl
     """(ids [B], log-probs [B] of the distribution drawn from): greedy without uniforms, else by inverse CDF.
 
     Temperature divides the logits; then the smallest set of tokens with mass top_p is kept (arXiv 1904.09751), and of
-    it those with at least min_p times the probability of the likeliest one (arXiv 2407.01082), renormalised.
+    it those with at least min_p times the probability of the likeliest one (arXiv 2407.01082), renormalised. The
+    logits are overwritten.
     """
     if uniforms_B is None:
         return logits_BV.argmax(dim=-1), torch.zeros(len(logits_BV), device=logits_BV.device)
-    scaled_BV = logits_BV.float() if sampling.temperature == 1 else logits_BV.float() / sampling.temperature
-    weights_BV = (scaled_BV - scaled_BV.amax(dim=-1, keepdim=True)).exp_()
+    scaled_BV = logits_BV.float()
+    if sampling.temperature != 1:
+        scaled_BV.div_(sampling.temperature)
+    weights_BV = scaled_BV.sub_(scaled_BV.amax(dim=-1, keepdim=True)).exp_()
     if sampling.top_p < 1:
         weights_BV.masked_fill_(weights_BV < _nucleus_floor(weights_BV, sampling.top_p), 0.0)
     if sampling.min_p > 0:
@@ -47,12 +50,14 @@ def inverse_cdf(weights_BV: Tensor, uniforms_BN: Tensor) -> Tensor:
     summed up in float64. A token of weight zero is never drawn.
     """
     rows, size = weights_BV.shape
-    padded = torch.nn.functional.pad(weights_BV, (0, -size % BLOCK)).view(rows, -1, BLOCK)
-    outer = padded.sum(dim=-1).double().cumsum(dim=-1)
+    missing = -size % BLOCK  # padding by nothing would copy
+    padded = (torch.nn.functional.pad(weights_BV, (0, missing)) if missing else weights_BV).view(rows, -1, BLOCK)
+    sums = padded.sum(dim=-1).double()
+    outer = sums.cumsum(dim=-1)
     total = outer[:, -1:]
     targets = (uniforms_BN.to(outer.device) * total).minimum(total.nextafter(torch.zeros_like(total)))
     block_BN = torch.searchsorted(outer, targets, right=True)
-    before_BN = (outer - padded.sum(dim=-1).double()).gather(-1, block_BN)
+    before_BN = (outer - sums).gather(-1, block_BN)
     chosen = padded.gather(1, block_BN.unsqueeze(-1).expand(-1, -1, BLOCK)).double().cumsum(dim=-1)
     inner = (targets - before_BN).unsqueeze(-1).minimum(chosen[..., -1:] * (1 - 1e-12))
     within = torch.searchsorted(chosen, inner.clamp(min=0.0), right=True).squeeze(-1)

@@ -10,7 +10,7 @@ import torch
 from conftest import STUDENT
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from eyas.engines import decoding
+from eyas.engines import decoding, slot_attention
 from eyas.engines.base import Request
 from eyas.engines.transformers import TransformersEngine
 from eyas.errors import DataError, ModelError, OutOfMemory
@@ -109,7 +109,11 @@ def test_a_slot_taken_over_draws_from_its_own_stream(tiny_student: Path) -> None
     ],
     ids=lambda config: str(config["model_type"]),
 )
-def test_every_kind_of_attention_decodes_and_scores_as_transformers_does(config: dict[str, object]) -> None:
+@pytest.mark.parametrize("run_elements", [1, 10**6])
+def test_every_kind_of_attention_decodes_and_scores_as_transformers_does(
+    config: dict[str, object], run_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_attention, "RUN_ELEMENTS", run_elements)
     common = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
     made = AutoConfig.for_model(**common | {"num_attention_heads": 2, "max_position_embeddings": 128} | config)
     torch.manual_seed(0)

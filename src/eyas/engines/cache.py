@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from eyas.engines.slot_attention import slot_attention
+
 
 class SlotLayer(DynamicLayer):
     """Keys and values [S, H, C, D] of one layer; what `update` does with new states is the cache's to say."""
@@ -43,11 +45,9 @@ class SlotLayer(DynamicLayer):
             self.keys[slots, :, :end] = key_states[rows]
             self.values[slots, :, :end] = value_states[rows]
             return key_states, value_states
-        heads, capacity = self.keys.shape[1:3]
-        firsts = capacity * torch.arange(heads * len(self.keys), device=self.keys.device).view(-1, heads)
-        places = (firsts + self._owner.lengths[:, None]).flatten()  # of the new tokens, slots and heads end to end
-        self.keys.flatten(0, 2).index_copy_(0, places, key_states.flatten(0, 2))
-        self.values.flatten(0, 2).index_copy_(0, places, value_states.flatten(0, 2))
+        every = torch.arange(len(self.keys), device=self.keys.device)
+        self.keys[every, :, self._owner.lengths] = key_states[:, :, 0]
+        self.values[every, :, self._owner.lengths] = value_states[:, :, 0]
         width = self._owner.width
         return self.keys[:, :, :width], self.values[:, :, :width]
 
@@ -84,14 +84,21 @@ class SlotCache(Cache):
         self.prefill = (slots, rows)
         self.lengths[slots] = lengths
 
-    def step(self) -> Tensor | dict[str, Tensor]:
-        """The next forward pass decodes one token per slot; returns its attention mask [S, 1, 1, width], true where a
-        slot attends, by kind of layer where the model has several kinds."""
+    def decode(self, tokens_S: Tensor) -> Tensor:
+        """Last hidden states [S, D] after one more token in each slot; that it is held is for the caller to count."""
         self.prefill = None
-        self.width = int(self.lengths.max()) + 1
+        widths = [length + 1 for length in self.lengths.tolist()]
+        self.width = max(widths)
         columns = torch.arange(self.width, device=self.lengths.device)
         ages = self.lengths[:, None] - columns
-        return attention_masks(self._model, (ages >= 0)[:, None], ages=ages[:, None])
+        mask = attention_masks(self._model, (ages >= 0)[:, None], ages=ages[:, None])
+        positions_S1 = self.lengths[:, None]
+        with slot_attention(self._model, widths, elements=self._key_elements()):
+            return cached_states(self._model, tokens_S[:, None], self, positions_BT=positions_S1, mask=mask)[:, -1]
+
+    def _key_elements(self) -> int:
+        keys: Tensor | None = self.layers[0].keys  # type: ignore[union-attr]
+        return 1 if keys is None else keys.shape[1] * keys.shape[3]
 
     def copy(self, source: int, slots: Tensor, length: int) -> None:
         """Give slots the first `length` tokens that another one holds."""
@@ -110,12 +117,12 @@ class SlotCache(Cache):
 def attention_masks(model: PreTrainedModel, visible_BQK: Tensor, *, ages: Tensor) -> Tensor | dict[str, Tensor]:
     """Mask [B, 1, Q, K] from what each query may see and how many positions `ages` [B, Q, K] it is behind it.
 
-    True where a query sees a key, or, for attention that adds its mask to the scores (eager), 0 there and the least
-    number elsewhere. By kind of layer where the model has several kinds, of which one looks back no further than its
-    window.
+    True where a query sees a key, or, for attention that adds its mask to the scores (eager, and all on a CPU, where
+    every layer would make numbers of it), 0 there and the least number elsewhere. By kind of layer where the model has
+    several kinds, of which one looks back no further than its window.
     """
     config = model.get_decoder().config
-    adds = config._attn_implementation == "eager"
+    adds = config._attn_implementation == "eager" or model.device.type == "cpu"
 
     def made(seen_BQK: Tensor) -> Tensor:
         if not adds:

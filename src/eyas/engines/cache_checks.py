@@ -83,10 +83,9 @@ def _decoded(model: PreTrainedModel, prompts: list[list[int]], rest: list[list[i
     cached_states(model, ids_BT, cache)
     found = []
     for tokens in torch.tensor(rest, device=model.device).T:
-        mask = cache.step()
-        found.append(cached_states(model, tokens[:, None], cache, positions_BT=cache.lengths[:, None], mask=mask))
+        found.append(cache.decode(tokens))
         cache.lengths += 1
-    return torch.cat(found, dim=1)
+    return torch.stack(found, dim=1)
 
 
 def _continued(model: PreTrainedModel, prompts: list[list[int]], rest: list[list[int]]) -> Tensor:

@@ -6,7 +6,7 @@ the same call gives the same bits, also after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from eyas.engines.base import Request, Sampled
 from eyas.engines.cache import SlotCache, cached_states
-from eyas.losses import Head
 from eyas.recipe import SamplingSpec
 from eyas.records import FinishReason
 from eyas.sampling import next_tokens, uniform_streams
@@ -26,8 +25,8 @@ ADMIT = 1 / 8
 """Share of the slots that must be free before waiting requests are admitted: a prefill of few rows is slow."""
 KEEP = 3 / 4
 """With nobody waiting, free slots are forgotten once fewer than this share of them is in use."""
-PREFILL_TOKENS = 1024
-"""Prompt tokens per forward pass, about: 6,064 tokens took 4.8 s at 1,024, 5.6 s at 4,096 (SmolLM2, 2 cores)."""
+PREFILL_TOKENS = 768
+"""Prompt tokens per forward pass, about: 5,900 took 5.3 s at 768, 5.6 s at 512, 6.1 s at 1,024 (SmolLM2, 2 cores)."""
 
 
 class Slots:
@@ -80,7 +79,13 @@ class Decoder:
     """Decodes requests with one model; see the module."""
 
     def __init__(
-        self, model: PreTrainedModel, head: Head, *, sampling: SamplingSpec, stop: Sequence[int], context: int
+        self,
+        model: PreTrainedModel,
+        head: Callable[[Tensor], Tensor],
+        *,
+        sampling: SamplingSpec,
+        stop: Sequence[int],
+        context: int,
     ) -> None:
         self._model, self._head, self._sampling = model, head, sampling
         self._stop, self._context = np.array(stop), context
@@ -118,10 +123,7 @@ class Decoder:
                 cache.keep(torch.from_numpy(used).to(tokens.device))
                 tokens = tokens[used]
                 used = np.arange(len(used))
-            mask = cache.step()
-            hidden_BD = cached_states(
-                self._model, tokens[:, None], cache, positions_BT=cache.lengths[:, None], mask=mask
-            )[:, -1]
+            hidden_BD = cache.decode(tokens)
             cache.lengths[used] += 1
             yield from self._draw(state, cache, tokens, hidden_BD[used], used)
 

@@ -6,26 +6,27 @@ Source: torch/_inductor/fx_passes/mkldnn_fusion.py (`mkl._mkl_linear`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from eyas.losses import Head, finished, narrow_weight
 
 LEAST_ELEMENTS = 2**16
 """Smaller weights stay in the cache of a core, where laying them out anew costs less than the call."""
 
 
 class _Packed:
-    def __init__(self, layer: nn.Linear, rows: int) -> None:
-        self._layer, self._rows = layer, rows
-        self._weight = torch.ops.mkl._mkl_reorder_linear_weight(layer.weight.detach(), rows)
+    def __init__(self, weight_ND: Tensor, bias_N: Tensor | None, rows: int) -> None:
+        self._weight_ND, self._bias_N, self._rows = weight_ND, bias_N, rows
+        self._packed = torch.ops.mkl._mkl_reorder_linear_weight(weight_ND.detach(), rows)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        layer = self._layer
-        if inputs.numel() != self._rows * layer.in_features:
-            return nn.functional.linear(inputs, layer.weight, layer.bias)
-        made: Tensor = torch.ops.mkl._mkl_linear(inputs, self._weight, layer.weight, layer.bias, self._rows)
+        if inputs.numel() != self._rows * self._weight_ND.shape[1]:
+            return nn.functional.linear(inputs, self._weight_ND, self._bias_N)
+        made: Tensor = torch.ops.mkl._mkl_linear(inputs, self._packed, self._weight_ND, self._bias_N, self._rows)
         return made
 
 
@@ -34,11 +35,11 @@ def packed_weights(module: nn.Module, *, rows: int) -> Iterator[None]:
     """Inside, float32 linear layers on a CPU with MKL multiply `rows` rows by packed weights; the result may differ
     in the last bits. Costs the memory of the weights once more; other devices and types are left alone.
     """
-    layers = [layer for layer in module.modules() if type(layer) is nn.Linear and _can_pack(layer)]
+    layers = [layer for layer in module.modules() if type(layer) is nn.Linear and _can_pack(layer.weight)]
     before = [layer.__dict__.get("forward") for layer in layers]
     try:
         for layer in layers:
-            layer.forward = _Packed(layer, rows)  # type: ignore[assignment,method-assign]
+            layer.forward = _Packed(layer.weight, layer.bias, rows)  # type: ignore[assignment,method-assign]
         yield
     finally:
         for layer, own in zip(layers, before, strict=True):
@@ -47,7 +48,15 @@ def packed_weights(module: nn.Module, *, rows: int) -> Iterator[None]:
                 layer.forward = own  # type: ignore[method-assign]
 
 
-def _can_pack(layer: nn.Linear) -> bool:
-    weight = layer.weight
+def packed_head(head: Head, *, rows: int) -> Callable[[Tensor], Tensor]:
+    """Logits [N, V] of hidden states [N, D] as `Head.__call__`, from a packed weight where N is `rows`."""
+    weight_VD = narrow_weight(head)
+    if not _can_pack(weight_VD):
+        return head
+    product = _Packed(weight_VD, None, rows)
+    return lambda hidden_ND: finished(product(hidden_ND), head=head)
+
+
+def _can_pack(weight: Tensor) -> bool:
     fits = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LEAST_ELEMENTS
     return fits and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]

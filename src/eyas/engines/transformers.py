@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from eyas.engines.base import Ids, Request, Sampled
 from eyas.engines.cache_checks import require_slots
 from eyas.engines.decoding import Decoder
-from eyas.engines.packed_weights import packed_weights
+from eyas.engines.packed_weights import packed_head, packed_weights
 from eyas.engines.prefill import completion_states
 from eyas.engines.scoring import described, target_uniforms, teacher_scores
 from eyas.errors import DataError, OutOfMemory
@@ -60,9 +60,10 @@ class TransformersEngine:
             return []
         with self._evaluating("execution.generation_batch_size"):
             require_slots(self._model)
-        decoder = Decoder(self._model, self._head(), sampling=sampling, stop=stop, context=self._context)
         slots = min(self._execution.generation_batch_size, len(requests))
         with self._evaluating("execution.generation_batch_size"), packed_weights(self._model.get_decoder(), rows=slots):
+            head = packed_head(self._head(), rows=slots)
+            decoder = Decoder(self._model, head, sampling=sampling, stop=stop, context=self._context)
             made = dict(decoder.run(requests, slots=slots))
         return [made[index] for index in range(len(requests))]
 

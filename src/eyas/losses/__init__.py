@@ -6,7 +6,7 @@ D hidden. `docs/losses.md` has the formulas and which combinations are legal.
 
 from eyas.losses.completion import LossSums, completion_loss
 from eyas.losses.divergences import DIVERGENCES
-from eyas.losses.head import CHUNK_ELEMENTS, Head, chunks
+from eyas.losses.head import CHUNK_ELEMENTS, Head, chunks, finished, narrow_weight
 from eyas.losses.objectives import distillation_terms
 from eyas.losses.softmax import Statistics
 from eyas.losses.teacher import SparseTeacher
@@ -21,4 +21,6 @@ __all__ = [
     "chunks",
     "completion_loss",
     "distillation_terms",
+    "finished",
+    "narrow_weight",
 ]

@@ -77,6 +77,11 @@ def logits_into(out_NV: Tensor, hidden_ND: Tensor, weight_VD: Tensor, *, head: H
         torch.mm(narrow_ND, weight_VD.T, out=out_NV)
     else:
         out_NV.copy_(torch.mm(narrow_ND, weight_VD.T))
+    return finished(out_NV, head=head)
+
+
+def finished(out_NV: Tensor, *, head: Head) -> Tensor:
+    """What the head does to its product with the weight, in place."""
     if head.bias_V is not None:
         out_NV.add_(head.bias_V.detach()[: head.size])
     if head.scale != 1.0:

@@ -27,7 +27,6 @@ from eyas.recipe import ExecutionSpec, ModelSpec
 from eyas.records import seed_for
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.backbone import require_known_head
-from eyas.storage.hardware import core_count
 from eyas.storage.origins import SMOLLM2, hash_directory, hub_commit, link_model, origin_of, snapshot
 from eyas.storage.smollm2 import describe_smollm2, load_smollm2, smollm2_version
 from eyas.storage.tokenization import end_of_turn, load_tokenizer
@@ -270,9 +269,3 @@ def device_of(execution: ExecutionSpec) -> torch.device:
         return torch.device("cuda")
     npu = getattr(torch, "npu", None)
     return torch.device("npu") if npu is not None and npu.is_available() else torch.device("cpu")
-
-
-def set_threads(execution: ExecutionSpec) -> None:
-    """Use the recipe's number of CPU threads, or the cores this process may use; a training stage asked for `auto`
-    measures its own."""
-    torch.set_num_threads(execution.threads if isinstance(execution.threads, int) else core_count())
