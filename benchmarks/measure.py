@@ -25,7 +25,7 @@ from eyas.storage.process import prepare_process
 
 RESULTS = Path("bench-results")
 M_ARENA_MAX = -8
-"""mallopt's name for it in glibc's malloc.h; other C libraries answer that they know no such option."""
+"""mallopt's name for it in glibc's malloc.h."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,9 @@ def prepare() -> None:
     from transformers.utils import logging
 
     prepare_process(ExecutionSpec())
-    if sys.platform == "linux":
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

@@ -5,12 +5,12 @@
 The task is the quickstart's: three-term sums, 1,000 labels for SFT, 4,000 prompts without an answer, both modes.
 Quality is three numbers on held-out problems, measured by the same code: KL(teacher || student) on fixed completions by
 the teacher, the same on fixed ones by the SFT student, and greedy accuracy over both modes. TRL runs for its budget of
-sequences with the best setting that `--sweep` found (batch size, learning rate, beta, threads; the stable trainer has
-no lambda, it is always on-policy). We try growing budgets until one is as good: at most the same divergences, and an
-accuracy not lower by more than its standard error; our seconds are read off the line between it and the budget before,
-where the last of the three is reached. Our setting is from a sweep of as many on the same seed, one that is not
-compared. Seconds are those of whole calls, ours with rollouts and scoring, both with their trainer's start-up, neither
-with the evaluation. Both rates fall in a cosine. Short: one seed, fewer sequences.
+sequences with the best settings that `--sweep` found (batch size, learning rate, beta, threads; the stable trainer has
+no lambda, it is always on-policy): the best at the whole budget, and the best after a third of it, a row each. We try
+growing budgets and take the first that is as good, if the next one is too: at most the same divergences, and an accuracy
+not lower by more than its standard error. Our setting is from a sweep of as many on the same seed, one that is not
+compared. Seconds are those of whole calls, ours the mean of two with rollouts and scoring, both with their trainer's
+start-up, neither with the evaluation. Both rates fall in a cosine. Short: one seed, fewer sequences, TRL's first setting.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,12 @@ BUDGETS = tuple(128 * n for n in (40, 60, 80, *range(100, 325, 25), 400, 600))
 """Our sequences trained on, with repetition, tried in turn."""
 SWEPT = 9
 """The seed of `--sweep`, which is not compared."""
-TRL: dict[str, Any] = {"batch_size": 64, "learning_rate": 2e-3, "beta": 0.0, "threads": 2}
+TRL: tuple[dict[str, Any], ...] = (
+    {"batch_size": 64, "learning_rate": 2e-3, "beta": 0.0, "threads": 2},
+    {"batch_size": 128, "learning_rate": 2e-3, "beta": 0.0, "threads": 2},
+)
 OURS: dict[str, Any] = {"batch_size": 64, "learning_rate": 2e-3, "epochs": 4}
-"""The best of the sweeps, on 2 CPU cores. Epochs: how often a rollout is trained on."""
+"""The best of the sweeps, on 2 CPU cores: docs/benchmarks.md. Epochs: how often a rollout is trained on."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,13 @@ class Quality:
     accuracy: float
     answers: int
 
-    def lacks(self, other: Quality) -> tuple[float, float, float]:
-        """How far each number is from being as good as the other's, which it is at 0 or below: the divergences where
-        they are no larger, the accuracy where it is within a standard error."""
+    def reaches(self, other: Quality) -> bool:
+        """At least as good in the divergences; an accuracy within a standard error is."""
         error = math.sqrt(max(other.accuracy * (1 - other.accuracy), 1e-6) / other.answers)
         return (
-            self.teacher_kl - other.teacher_kl,
-            self.student_kl - other.student_kl,
-            other.accuracy - error - self.accuracy,
+            self.teacher_kl <= other.teacher_kl
+            and self.student_kl <= other.student_kl
+            and self.accuracy >= other.accuracy - error
         )
 
     def __str__(self) -> str:
@@ -103,13 +106,22 @@ def main() -> None:
     if options.sweep:
         sweep(report, make_task(SWEPT, held_out=held_out))
         return
+    tasks = [make_task(seed, held_out=held_out) for seed in seeds]
+    curves = [Curve(task, report) for task in tasks]
+    for setting in TRL[:1] if options.short else TRL:
+        compare(report, tasks, curves, setting, sequences=count)
+    report.finish()
+
+
+def compare(
+    report: measure.Report, tasks: list[Task], curves: list[Curve], setting: dict[str, Any], *, sequences: int
+) -> None:  # fmt: skip
+    """A row over the seeds, against TRL at one of its settings."""
     own_s, peer_s, texts = [], [], []
-    for seed in seeds:
-        task = make_task(seed, held_out=held_out)
-        spent, goal = run_trl(task, count, **TRL)
-        report.note(**{f"seed {seed}, SFT": str(evaluate(task, task.start))})
-        report.note(**{f"seed {seed}, TRL, {count} sequences, {spent:.1f} s": str(goal)})
-        own_s.append(cost_of(task, goal, report))
+    for task, curve in zip(tasks, curves, strict=True):
+        spent, goal = run_trl(task, sequences, **setting)
+        report.note(**{f"seed {task.seed}, TRL, batch {setting['batch_size']}, {spent:.1f} s": str(goal)})
+        own_s.append(curve.cost(goal))
         peer_s.append(spent)
         texts.append(f"{goal}")
     report.add(
@@ -120,28 +132,38 @@ def main() -> None:
             theirs=f"{sum(peer_s) / len(peer_s):.1f} s",
             ratios=measure.ratios(own_s, peer_s),
             target=4.0,
-            note=f"{len(seeds)} seeds, TRL {count} sequences: " + "; ".join(texts),
+            note=f"{len(tasks)} seeds, TRL {sequences} sequences by {setting['batch_size']}: " + "; ".join(texts),
         )
     )
-    report.finish()
 
 
-def cost_of(task: Task, goal: Quality, report: measure.Report) -> float:
-    """Our seconds to be as good as `goal`.
+class Curve:
+    """Our quality by budget, each budget run once and the accepted ones timed again."""
 
-    Raises: SystemExit, if no budget is.
-    """
-    before_s, before = 0.0, evaluate(task, task.start)
-    for budget in BUDGETS:
-        spent, made = run_ours(task, budget, **OURS)
-        report.note(**{f"seed {task.seed}, ours, {budget} sequences, {spent:.1f} s": str(made)})
-        lacking = made.lacks(goal)
-        if max(lacking) <= 0:
-            was = before.lacks(goal)
-            share = max([0.0, *(then / (then - now) for then, now in zip(was, lacking, strict=True) if then > 0)])
-            return before_s + share * (spent - before_s)
-        before_s, before = spent, made
-    raise SystemExit(f"seed {task.seed}: no budget of ours reaches {goal}")
+    def __init__(self, task: Task, report: measure.Report) -> None:
+        self._task, self._report = task, report
+        self._made: dict[int, tuple[list[float], Quality]] = {}
+
+    def _at(self, budget: int) -> Quality:
+        if budget not in self._made:
+            spent, made = run_ours(self._task, budget, **OURS)
+            self._made[budget] = ([spent], made)
+            self._report.note(**{f"seed {self._task.seed}, ours, {budget} sequences, {spent:.1f} s": str(made)})
+        return self._made[budget][1]
+
+    def cost(self, goal: Quality) -> float:
+        """Seconds of the first budget that is as good as `goal`, if the next one is too.
+
+        Raises: SystemExit, if there is none.
+        """
+        for budget, after in pairwise(BUDGETS):
+            if self._at(budget).reaches(goal) and self._at(after).reaches(goal):
+                spent_s = self._made[budget][0]
+                if len(spent_s) == 1:
+                    spent_s.append(run_ours(self._task, budget, **OURS)[0])
+                self._report.note(**{f"seed {self._task.seed}, ours, {budget} sequences, both times": spent_s})
+                return sum(spent_s) / len(spent_s)
+        raise SystemExit(f"seed {self._task.seed}: no two budgets of ours in turn reach {goal}")
 
 
 def make_task(seed: int, *, held_out: int) -> Task:
@@ -260,17 +282,17 @@ def sweep(report: measure.Report, task: Task) -> None:
     """Both sides' settings: TRL some 20 seconds each, the likeliest its whole budget; we some 8 seconds each."""
     report.note(SFT=str(evaluate(task, task.start)))
     for threads in (1, 2):
-        spent, _ = run_trl(task, 10 * 128, **TRL | {"threads": threads})
+        spent, _ = run_trl(task, 10 * 128, **TRL[1] | {"threads": threads})
         report.note(**{f"TRL, {threads} threads, 10 steps of 128": f"{spent:.1f} s"})
     for batch_size, sequences in ((32, 4000), (64, 6000), (128, 7680)):
         for rate in (1e-3, 2e-3, 4e-3):
-            spent, made = run_trl(task, sequences, **TRL | {"batch_size": batch_size, "learning_rate": rate})
+            spent, made = run_trl(task, sequences, **TRL[1] | {"batch_size": batch_size, "learning_rate": rate})
             report.note(**{f"TRL, batch {batch_size}, lr {rate}, {sequences} sequences, {spent:.1f} s": str(made)})
     for beta in (0.5, 1.0):
-        spent, made = run_trl(task, 7680, **TRL | {"beta": beta})
+        spent, made = run_trl(task, 7680, **TRL[1] | {"beta": beta})
         report.note(**{f"TRL, beta {beta}, {spent:.1f} s": str(made)})
     for batch_size, rate in ((64, 1e-3), (64, 2e-3), (128, 1e-3), (128, 2e-3)):
-        spent, made = run_trl(task, 200 * 128, **TRL | {"batch_size": batch_size, "learning_rate": rate})
+        spent, made = run_trl(task, 200 * 128, **TRL[1] | {"batch_size": batch_size, "learning_rate": rate})
         report.note(**{f"TRL, batch {batch_size}, lr {rate}, whole budget, {spent:.1f} s": str(made)})
     for batch_size, sequences in ((32, 9600), (64, 11520), (128, 12800)):
         for epochs in (4, 6):

@@ -79,7 +79,9 @@ def test_a_field_that_does_nothing_is_an_error(loss: dict[str, Any], message: st
         ({"tail": "decoupled"}, {"score": {"mass": 1.0, "top_k": 5}}, "score.top_k to 6"),
         ({}, {"score": {"samples": 9}}, "`samples` does nothing with target top_k"),
         ({}, {"score": {"target": "random_sampling", "top_k": 9}}, "`top_k` does nothing with target random_sampling"),
-        ({"objective": "sampled_advantage"}, {"rollout": {"sampling": {"temperature": 0}}}, "greedy ones"),
+        ({"objective": "sampled_advantage"}, {"rollout": {"sampling": {"temperature": 0}}}, "temperature 0,"),
+        ({"objective": "sampled_advantage"}, {"rollout": {"sampling": {"top_p": 0.5}}}, "top_p 0.5"),
+        ({"ce_on": "correct"}, {"selection": {"grade": "incorrect"}}, "finds nothing among"),
         ({"divergence": []}, {}, "divergence"),
     ],
 )

@@ -28,7 +28,7 @@ TRAINING_PASSES = 3
 BATCH_TAIL = 1.5
 """Decoding steps of a batch over its mean completion: it lasts until its longest one ends."""
 COPIES = 2
-"""A growing KV cache is copied, so for a moment it is there twice; so are logits, beside their softmax."""
+"""Logits are there twice, beside their softmax."""
 FLOAT_BYTES = 4
 """Weights, activations and logits are fp32."""
 BYTES_PER_TRAINED_PARAMETER = 16
@@ -213,7 +213,7 @@ class Estimator:
             tokens=round(tokens),
             seconds=seconds,
             disk_bytes=round(tokens * BYTES_PER_TOKEN),
-            memory_bytes=round(2 * size.parameters * FLOAT_BYTES + cache * COPIES),  # weights are laid out once more
+            memory_bytes=round(2 * size.parameters * FLOAT_BYTES + cache),  # weights are laid out once more
         )
 
     def _score(self, stage: ScoreStage) -> Estimate:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eyas.errors import ModelError
 from eyas.recipe import SamplingSpec
 
 BLOCK = 256
@@ -24,16 +25,21 @@ def uniform_streams(seeds: Sequence[int], count: int) -> Tensor:
 def next_tokens(logits_BV: Tensor, uniforms_B: Tensor | None, *, sampling: SamplingSpec) -> tuple[Tensor, Tensor]:
     """(ids [B], log-probs [B] of the distribution drawn from): greedy without uniforms, else by inverse CDF.
 
-    Temperature divides the logits; then the smallest set of tokens with mass top_p is kept (arXiv 1904.09751), and of
-    it those with at least min_p times the probability of the likeliest one (arXiv 2407.01082), renormalised. The
-    logits are overwritten.
+    Temperature divides the logits; then the smallest set of tokens with mass top_p is kept (arXiv 1904.09751), with
+    all that are as likely as its last one, and of it those with at least min_p times the probability of the likeliest
+    one (arXiv 2407.01082), renormalised. The logits are overwritten.
+
+    Raises: ModelError, if a row holds NaN or +inf.
     """
     if uniforms_B is None:
         return logits_BV.argmax(dim=-1), torch.zeros(len(logits_BV), device=logits_BV.device)
     scaled_BV = logits_BV.float()
     if sampling.temperature != 1:
         scaled_BV.div_(sampling.temperature)
-    weights_BV = scaled_BV.sub_(scaled_BV.amax(dim=-1, keepdim=True)).exp_()
+    largest_B1 = scaled_BV.amax(dim=-1, keepdim=True)
+    if not bool(largest_B1.isfinite().all()):
+        raise ModelError("the model's logits are not finite, so no token can be drawn; a wider `dtype` may help.")
+    weights_BV = scaled_BV.sub_(largest_B1).exp_()
     if sampling.top_p < 1:
         weights_BV.masked_fill_(weights_BV < _nucleus_floor(weights_BV, sampling.top_p), 0.0)
     if sampling.min_p > 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import torch
 from conftest import STUDENT
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from eyas.engines import decoding, slot_attention
+from eyas.engines import decoding, prefill, slot_attention
 from eyas.engines.base import Request
+from eyas.engines.cache_checks import continues_prompts
 from eyas.engines.transformers import TransformersEngine
 from eyas.errors import DataError, ModelError, OutOfMemory
 from eyas.losses import Head, SparseTeacher, completion_loss
@@ -160,16 +163,19 @@ def test_samples_of_a_prompt_share_its_prefill_however_few_the_slots(
     assert sum(one.completion_ids == other.completion_ids for one, other in zip(few, wide, strict=True)) >= 38
 
 
-@pytest.mark.parametrize("kind", ["mpt", "mamba", "lfm2", "bloom"])
+@pytest.mark.parametrize("kind", ["mpt", "mamba", "lfm2", "bloom", "gpt_neo"])
 def test_what_the_caches_cannot_hold_is_scored_without_them_and_not_sampled(kind: str) -> None:
     common = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "d_model": 32, "n_heads": 2, "n_layers": 2}
-    mixed = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
+    mixed: dict[str, object] = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
+    if kind == "gpt_neo":  # its local attention counts back from the end of the padded row
+        mixed = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 2, "window_size": 24}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **common | heads | mixed)).eval()
     ours = TransformersEngine(model, execution=ExecutionSpec())
     prompt = list(range(40))
     sequences = [(prompt, [50, 51, 52]), (prompt, [60, 61])]
+    assert not continues_prompts(model)
     for (_, completion), scores in zip(sequences, ours.score(sequences, spec=ScoreSpec()), strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + completion]), use_cache=False).logits[0, len(prompt) - 1 : -1]
@@ -178,6 +184,88 @@ def test_what_the_caches_cannot_hold_is_scored_without_them_and_not_sampled(kind
     if kind != "mpt":
         with pytest.raises(ModelError, match="keeps no key-value cache"):
             ours.generate([Request([5], 0)], sampling=SamplingSpec(), stop=STOP)
+
+
+def test_a_leak_that_bfloat16_could_hide_is_not_taken_for_rounding() -> None:
+    shape = {"vocab_size": 96, "d_model": 32, "n_heads": 2, "n_layers": 2}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        made = AutoModelForCausalLM.from_config(AutoConfig.for_model("mpt", **shape)).to(torch.bfloat16).eval()
+        assert not continues_prompts(made)
+
+
+def test_bfloat16_models_use_the_caches_and_score_as_a_plain_pass_does(tiny_student: Path) -> None:
+    model = load_model(tiny_student, dtype="bfloat16")
+    assert continues_prompts(model)
+    prompt = list(range(3, 43))
+    sequences = [(prompt, [50, 51, 52]), (prompt, [60, 61, 7, 9])]
+    made = TransformersEngine(model, execution=ExecutionSpec()).score(sequences, spec=ScoreSpec())
+    for (_, completion), scores in zip(sequences, made, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + completion]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+        own = logits.float().log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        torch.testing.assert_close(torch.from_numpy(scores.token_logprobs), own, atol=0.1, rtol=0)
+
+
+def test_a_longrope_model_is_held_to_the_context_in_which_rows_do_not_depend_on_their_neighbours() -> None:
+    factors = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "rope_type": "longrope", "rope_theta": 10_000.0}
+    shape = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 0}
+    heads = {"num_attention_heads": 2, "max_position_embeddings": 256, "original_max_position_embeddings": 64}
+    config = AutoConfig.for_model("phi3", **shape, **heads, rope_parameters=factors)
+    ours = TransformersEngine(AutoModelForCausalLM.from_config(config).eval(), execution=ExecutionSpec())
+    (cut,) = ours.generate([Request([5] * 60, 0)], sampling=SamplingSpec(), stop=STOP)
+    assert len(cut.completion_ids) <= 4
+    with pytest.raises(DataError, match="context of 64"):
+        ours.score([([5] * 60, [6] * 30)], spec=ScoreSpec())
+
+
+def test_two_models_decode_in_two_threads_as_one_after_another(
+    tiny_student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_attention, "RUN_ELEMENTS", 1)
+    sampling = SamplingSpec(temperature=0, max_completion_tokens=24)
+    sides = [(engine(tiny_student), [Request(list(range(3, 3 + first + n)), n) for n in range(8)]) for first in (3, 60)]
+    alone = [maker.generate(wanted, sampling=sampling, stop=STOP) for maker, wanted in sides]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            work = [pool.submit(maker.generate, wanted, sampling=sampling, stop=STOP) for maker, wanted in sides]
+            assert [item.result() for item in work] == alone
+
+
+@pytest.mark.parametrize("spread", [0, 30])
+def test_completions_of_several_prompts_are_scored_together_by_length(
+    tiny_student: Path, spread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_student)
+    prompts = [[3 + prompt, *range(10, 50 + prompt)] for prompt in range(3)]
+    sequences = [
+        (prompt, [(7 * number + step) % 90 for step in range(1 + (5 * number + index) % (spread + 1))])
+        for index, prompt in enumerate(prompts)
+        for number in range(6)
+    ]
+    computed: list[int] = []
+    for name in ("cached_states", "hidden_states"):
+        states = getattr(prefill, name)
+
+        def counting(
+            model: PreTrainedModel, ids: torch.Tensor, *rest: object, states: Any = states, **named: Any
+        ) -> Any:
+            computed.append(ids.numel())
+            return states(model, ids, *rest, **named)
+
+        monkeypatch.setattr(prefill, name, counting)
+    made = TransformersEngine(model, execution=ExecutionSpec(scoring_batch_size=4)).score(sequences, spec=ScoreSpec())
+    for (prompt, completion), scores in zip(sequences, made, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + completion]), use_cache=False).logits[0, len(prompt) - 1 : -1]
+        own = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
+        torch.testing.assert_close(torch.from_numpy(scores.token_logprobs), own, atol=1e-4, rtol=0)
+    assert sum(computed) <= 0.75 * sum(len(prompt) + len(completion) for prompt, completion in sequences)
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        next_tokens(torch.full((2, 5), torch.nan), uniform_streams([1, 2], 1)[:, 0], sampling=SamplingSpec())
 
 
 def test_empty_prompts_and_completions_are_refused(tiny_student: Path) -> None:

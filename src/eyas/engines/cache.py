@@ -89,10 +89,9 @@ class SlotCache(Cache):
         self.prefill = None
         widths = [length + 1 for length in self.lengths.tolist()]
         self.width = max(widths)
-        columns = torch.arange(self.width, device=self.lengths.device)
-        ages = self.lengths[:, None] - columns
-        mask = attention_masks(self._model, (ages >= 0)[:, None], ages=ages[:, None])
         positions_S1 = self.lengths[:, None]
+        columns_1W = torch.arange(self.width, device=self.lengths.device)[None]
+        mask = attention_masks(self._model, queries_BQ=positions_S1, keys_BK=columns_1W)
         with slot_attention(self._model, widths, elements=self._key_elements()):
             return cached_states(self._model, tokens_S[:, None], self, positions_BT=positions_S1, mask=mask)[:, -1]
 
@@ -114,8 +113,10 @@ class SlotCache(Cache):
         self.slots = len(slots)
 
 
-def attention_masks(model: PreTrainedModel, visible_BQK: Tensor, *, ages: Tensor) -> Tensor | dict[str, Tensor]:
-    """Mask [B, 1, Q, K] from what each query may see and how many positions `ages` [B, Q, K] it is behind it.
+def attention_masks(
+    model: PreTrainedModel, *, queries_BQ: Tensor, keys_BK: Tensor, exists_BK: Tensor | None = None
+) -> Tensor | dict[str, Tensor]:
+    """Mask [B, 1, Q, K] from the positions of queries and keys; where there is padding, `exists_BK` is false.
 
     True where a query sees a key, or, for attention that adds its mask to the scores (eager, and all on a CPU, where
     every layer would make numbers of it), 0 there and the least number elsewhere. By kind of layer where the model has
@@ -123,19 +124,23 @@ def attention_masks(model: PreTrainedModel, visible_BQK: Tensor, *, ages: Tensor
     """
     config = model.get_decoder().config
     adds = config._attn_implementation == "eager" or model.device.type == "cpu"
+    keys_B1K, queries_BQ1 = keys_BK[:, None], queries_BQ[..., None]
+    visible_BQK = keys_B1K <= queries_BQ1
+    if exists_BK is not None:
+        visible_BQK &= exists_BK[:, None]
 
     def made(seen_BQK: Tensor) -> Tensor:
         if not adds:
             return seen_BQK[:, None]
         zeros = torch.zeros(seen_BQK.shape, dtype=model.dtype, device=seen_BQK.device)
-        return zeros.masked_fill(~seen_BQK, torch.finfo(model.dtype).min)[:, None]
+        return zeros.masked_fill_(~seen_BQK, torch.finfo(model.dtype).min)[:, None]
 
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
     full = made(visible_BQK)
     if window is None or kinds == {"full_attention"}:
         return full
-    windowed = made(visible_BQK & (ages < window))
+    windowed = made(visible_BQK & (keys_B1K > queries_BQ1 - window))
     return {"full_attention": full, "sliding_attention": windowed} if kinds else windowed
 
 
@@ -186,12 +191,12 @@ class PrefixCache(Cache):
         super().__init__(layers=[PrefixLayer(self) for _ in range(model.config.num_hidden_layers)])
 
     def proceed(self, rows: Tensor, *, lengths: Tensor, width: int, tokens: int) -> Tensor | dict[str, Tensor]:
-        """The next pass continues prompt `rows[i]`, of `lengths[i]` tokens in a row of `width`, by `tokens` tokens;
-        returns its attention mask [B, 1, tokens, width + tokens]."""
+        """The next pass, and there may be several, continues prompt `rows[i]`, of `lengths[i]` tokens in a row of
+        `width`, by `tokens` tokens; returns its attention mask [B, 1, tokens, width + tokens]."""
         self.rows = rows
         steps = torch.arange(tokens, device=lengths.device)
         prompt = torch.arange(width, device=lengths.device).expand(len(rows), -1)
-        positions = torch.cat([prompt, lengths[:, None] + steps], dim=-1)[:, None]
-        queries = lengths[:, None, None] + steps[:, None]
-        exists = torch.cat([prompt < lengths[:, None], torch.ones_like(lengths[:, None] + steps, dtype=torch.bool)], -1)
-        return attention_masks(self._model, exists[:, None] & (positions <= queries), ages=queries - positions)
+        queries = lengths[:, None] + steps
+        exists = torch.cat([prompt < lengths[:, None], torch.ones_like(queries, dtype=torch.bool)], dim=-1)
+        keys = torch.cat([prompt, queries], dim=-1)
+        return attention_masks(self._model, queries_BQ=queries, keys_BK=keys, exists_BK=exists)

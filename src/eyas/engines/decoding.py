@@ -115,7 +115,7 @@ class Decoder:
                         slot, index, requests[index], limit=limits[index], sampled=self._sampling.temperature > 0
                     )
                 hidden_BD = self._prefill(cache, chosen, [requests[index].prompt_ids for index in admitted])
-                yield from self._draw(state, cache, tokens, hidden_BD, chosen)
+                yield from self._draw(state, tokens, self._head(hidden_BD), chosen)
                 continue
             used = state.used()
             if not waiting and len(used) < KEEP * len(state):
@@ -123,9 +123,9 @@ class Decoder:
                 cache.keep(torch.from_numpy(used).to(tokens.device))
                 tokens = tokens[used]
                 used = np.arange(len(used))
-            hidden_BD = cache.decode(tokens)
+            logits_SV = self._head(cache.decode(tokens))
             cache.lengths[used] += 1
-            yield from self._draw(state, cache, tokens, hidden_BD[used], used)
+            yield from self._draw(state, tokens, logits_SV if len(used) == len(state) else logits_SV[used], used)
 
     def _limit(self, request: Request) -> int:
         return min(self._sampling.max_completion_tokens, self._context - len(request.prompt_ids))
@@ -170,13 +170,13 @@ class Decoder:
         return torch.cat(found)[[row_of[tuple(prompt)] for prompt in prompts]]
 
     def _draw(
-        self, state: Slots, cache: SlotCache, tokens: Tensor, hidden_BD: Tensor, slots: NDArray[np.int64]
+        self, state: Slots, tokens: Tensor, logits_BV: Tensor, slots: NDArray[np.int64]
     ) -> Iterator[tuple[int, Sampled]]:
         """One token for each of these slots; yields the sequences that end with it and frees their slots."""
         drawn = None
         if self._sampling.temperature > 0:
             drawn = torch.from_numpy(state.uniforms[slots, state.length[slots]])
-        ids_B, logprobs_B = next_tokens(self._head(hidden_BD), drawn, sampling=self._sampling)
+        ids_B, logprobs_B = next_tokens(logits_BV, drawn, sampling=self._sampling)
         tokens[slots] = ids_B
         ids = ids_B.cpu().numpy()
         state.append(slots, ids, logprobs_B.float().cpu().numpy())

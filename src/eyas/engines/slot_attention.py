@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ NAME = "eyas_slots"
 RUN_ELEMENTS = 2**18
 """Numbers in the keys of a run, about; less is lost on calls. SmolLM2, 64 slots, 48 tokens, 2 threads: 126 ms a step,
 137 at 2**20, 143 at 2**22."""
-_runs: list[list[tuple[slice, int]]] = []
-"""Slots and width of each run of the step in hand; transformers hands on nothing of the cache."""
+_runs: ContextVar[list[tuple[slice, int]]] = ContextVar("runs")
+"""Slots and width of each run of the step in hand, of this thread; transformers hands on nothing of the cache."""
 
 
 def runs_of(widths: Sequence[int], *, elements: int) -> list[tuple[slice, int]]:
@@ -42,19 +43,19 @@ def slot_attention(model: PreTrainedModel, widths: Sequence[int], *, elements: i
     """Within it `model` decodes one token per slot, slot s attending to `widths[s]` tokens at most; `elements` is the
     size of a token's keys in a layer.
 
-    Only scaled_dot_product_attention on a CPU is replaced.
+    Only scaled_dot_product_attention on a CPU is replaced. One model decodes in one thread at a time.
     """
     config = model.get_decoder().config
     if config._attn_implementation != "sdpa" or model.device.type != "cpu":
         yield
         return
-    _runs.append(runs_of(widths, elements=elements))
+    token = _runs.set(runs_of(widths, elements=elements))
     config._attn_implementation = NAME
     try:
         yield
     finally:
         config._attn_implementation = "sdpa"
-        _runs.pop()
+        _runs.reset(token)
 
 
 def attention_by_run(
@@ -66,7 +67,7 @@ def attention_by_run(
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Attention output [S, 1, H, D], run by run; in one piece for a model whose positions are a bias of attention."""
-    runs = _runs[-1]
+    runs = _runs.get()
     if rest.get("position_bias") is not None or len(runs) == 1:
         return sdpa_attention_forward(module, query_SH1D, key_SHWD, value_SHWD, attention_mask, **rest)
     found = []

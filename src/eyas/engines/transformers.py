@@ -36,7 +36,7 @@ class TransformersEngine:
 
     def __init__(self, model: PreTrainedModel, *, execution: ExecutionSpec, vocabulary: int | None = None) -> None:
         self._model, self._execution = model, execution
-        self._context = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
+        self._context = _context(model)
         self._vocabulary = vocabulary
 
     def _head(self) -> Head:
@@ -150,3 +150,16 @@ class TransformersEngine:
             raise OutOfMemory(f"out of memory: lower {setting} and run the same command again.") from error
         finally:
             self._model.train(training)
+
+
+def _context(model: PreTrainedModel) -> int:
+    """Tokens that a sequence may have. Of a `longrope` model those it was trained on first: beyond them it turns all
+    positions of a batch by other angles, so that a sequence would depend on its neighbours.
+    """
+    config = model.get_decoder().config
+    rope = getattr(config, "rope_parameters", None) or {}
+    longest = int(getattr(config, "max_position_embeddings", None) or 2**31)
+    if rope.get("rope_type") != "longrope":
+        return longest
+    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return min(longest, int(original or longest))

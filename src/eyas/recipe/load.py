@@ -186,7 +186,7 @@ def check_losses(stages: Sequence[Stage], *, where: str = "recipe") -> None:
                 temperature=score.temperature,
                 top_k=score.top_k,
                 mass=score.mass,
-                sampling_temperature=rollout.sampling.temperature,
+                sampling=rollout.sampling,
             )
             if problem is not None:
                 raise RecipeError(f"{where}: stage {stage.name!r}: {problem}.")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from eyas.recipe.specs import Spec
+from eyas.recipe.specs import SamplingSpec, Spec
 
 Objective = Literal["divergence", "sampled_advantage", "asymmetric"]
 Divergence = Literal[
@@ -153,7 +153,7 @@ class LossSpec(Spec):
         raise ValueError(f"objective {self.objective} does not go with {self.divergence}; legal: {', '.join(legal)}")
 
     def problem_with(
-        self, *, target: Target, prefix: str, temperature: float, top_k: int, mass: float, sampling_temperature: float
+        self, *, target: Target, prefix: str, temperature: float, top_k: int, mass: float, sampling: SamplingSpec
     ) -> str | None:
         """Why this loss cannot be computed on such scores of such sequences, and what to do; None where it can."""
         drawn = _row(self.objective, self.divergence, "random_sampling")
@@ -172,10 +172,11 @@ class LossSpec(Spec):
             )
         if self.ce_on == "label" and prefix != "label":
             return f"loss.ce_on label needs prefix label: {prefix} prefixes are no labels"
-        if self.row.sampled and prefix == "student" and sampling_temperature == 0:
+        drawn_from = (sampling.temperature, sampling.top_p, sampling.min_p)
+        if self.row.sampled and prefix == "student" and drawn_from != (1, 1, 0):
             return (
-                f"loss.objective {self.objective} needs tokens drawn from the student, found the greedy ones of "
-                "sampling.temperature 0. Set it to 1"
+                f"loss.objective {self.objective} needs tokens drawn from the student's own distribution, found "
+                "sampling at temperature {:g}, top_p {:g}, min_p {:g}. Set them to 1, 1 and 0".format(*drawn_from)
             )
         if self.row.sampled and prefix != "student":
             return (

@@ -224,6 +224,12 @@ class DistillStage(StageSpec):
         return self
 
     @model_validator(mode="after")
+    def _something_correct(self) -> DistillStage:
+        if self.loss.ce_on == "correct" and self.selection.grade == "incorrect":
+            raise ValueError("`loss.ce_on: correct` finds nothing among the rollouts of `selection.grade: incorrect`")
+        return self
+
+    @model_validator(mode="after")
     def _untempered(self) -> DistillStage:
         if self.selection.delta_ifd is not None and self.scores is None and self.score.temperature != 1:
             raise ValueError("`selection.delta_ifd` compares perplexities, so it needs `score.temperature: 1`")

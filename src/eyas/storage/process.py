@@ -18,7 +18,7 @@ KEPT_BYTES, MAPPED_BYTES = 2**30, 2**25
 
 def prepare_process(execution: ExecutionSpec) -> None:
     """Use the recipe's number of CPU threads, or the cores this process may use; a training stage asked for `auto`
-    measures its own. Keep freed memory."""
+    measures its own. Keep freed memory, up to 1 GiB. Both are of the whole process, also for a caller's own work."""
     torch.set_num_threads(execution.threads if isinstance(execution.threads, int) else core_count())
     keep_freed_memory()
 
