@@ -1,16 +1,16 @@
 """Whole cost to the same quality, nano pair: TRL on-policy against our offline distillation, from one SFT checkpoint.
 
-    python benchmarks/to_quality.py [--short] [--seeds 0 1 2] [--sweep]
+    python benchmarks/to_quality.py [--short] [--seeds 0 1 2]
 
 The task is the quickstart's: three-term sums, 1,000 labels for SFT, 4,000 prompts without an answer, both modes.
 Quality is three numbers on held-out problems, measured by the same code: KL(teacher || student) on fixed completions by
 the teacher, the same on fixed ones by the SFT student, and greedy accuracy over both modes. TRL runs for its budget of
-sequences with the best settings that `--sweep` found (batch size, learning rate, beta, threads; the stable trainer has
-no lambda, it is always on-policy): the best at the whole budget, and the best after a third of it, a row each. We try
-growing budgets and take the first that is as good, if the next one is too: at most the same divergences, and an accuracy
-not lower by more than its standard error. Our setting is from a sweep of as many on the same seed, one that is not
-compared. Seconds are those of whole calls, ours the mean of two with rollouts and scoring, both with their trainer's
-start-up, neither with the evaluation. Both rates fall in a cosine. Short: one seed, fewer sequences, TRL's first setting.
+sequences with the best setting of a sweep (learning rate, beta, threads; the stable trainer has no lambda, it is always
+on-policy) at each of two batch sizes, a row each. We try growing budgets and take the first that is as good, if the
+next one is too: at most the same divergences, and an accuracy not lower by more than its standard error. Our setting is
+from a sweep of as many on the same seed, one that is not compared (to_quality_sweep.py). Seconds are those of whole
+calls, ours the mean of two, with rollouts and scoring; both with their trainer's start-up, neither with the evaluation.
+Both rates fall in a cosine. Short: one seed, fewer sequences, TRL at the first batch size.
 """
 
 from __future__ import annotations
@@ -48,8 +48,6 @@ KD = LossSpec.model_validate({"lambda": 1.0})
 """TRL's objective has no cross-entropy either."""
 BUDGETS = tuple(128 * n for n in (40, 60, 80, *range(100, 325, 25), 400, 600))
 """Our sequences trained on, with repetition, tried in turn."""
-SWEPT = 9
-"""The seed of `--sweep`, which is not compared."""
 TRL: tuple[dict[str, Any], ...] = (
     {"batch_size": 64, "learning_rate": 2e-3, "beta": 0.0, "threads": 2},
     {"batch_size": 128, "learning_rate": 2e-3, "beta": 0.0, "threads": 2},
@@ -97,15 +95,11 @@ def main() -> None:
     """TRL's budget, then ours until it is as good; a row over the seeds."""
     parser = measure.options(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=None)
-    parser.add_argument("--sweep", action="store_true", help="try TRL's settings instead")
     options = parser.parse_args()
     measure.prepare()
     report = measure.Report("to_quality", short=options.short)
     seeds = options.seeds or ([1] if options.short else [0, 1, 2])
     count, held_out = (60 * 128, 200) if options.short else (200 * 128, 500)
-    if options.sweep:
-        sweep(report, make_task(SWEPT, held_out=held_out))
-        return
     tasks = [make_task(seed, held_out=held_out) for seed in seeds]
     curves = [Curve(task, report) for task in tasks]
     for setting in TRL[:1] if options.short else TRL:
@@ -276,30 +270,6 @@ def run_trl(
     )  # fmt: skip
     spent = measure.seconds(lambda: loop(lambda: None))
     return spent, evaluate(task, student)
-
-
-def sweep(report: measure.Report, task: Task) -> None:
-    """Both sides' settings: TRL some 20 seconds each, the likeliest its whole budget; we some 8 seconds each."""
-    report.note(SFT=str(evaluate(task, task.start)))
-    for threads in (1, 2):
-        spent, _ = run_trl(task, 10 * 128, **TRL[1] | {"threads": threads})
-        report.note(**{f"TRL, {threads} threads, 10 steps of 128": f"{spent:.1f} s"})
-    for batch_size, sequences in ((32, 4000), (64, 6000), (128, 7680)):
-        for rate in (1e-3, 2e-3, 4e-3):
-            spent, made = run_trl(task, sequences, **TRL[1] | {"batch_size": batch_size, "learning_rate": rate})
-            report.note(**{f"TRL, batch {batch_size}, lr {rate}, {sequences} sequences, {spent:.1f} s": str(made)})
-    for beta in (0.5, 1.0):
-        spent, made = run_trl(task, 7680, **TRL[1] | {"beta": beta})
-        report.note(**{f"TRL, beta {beta}, {spent:.1f} s": str(made)})
-    for batch_size, rate in ((64, 1e-3), (64, 2e-3), (128, 1e-3), (128, 2e-3)):
-        spent, made = run_trl(task, 200 * 128, **TRL[1] | {"batch_size": batch_size, "learning_rate": rate})
-        report.note(**{f"TRL, batch {batch_size}, lr {rate}, whole budget, {spent:.1f} s": str(made)})
-    for batch_size, sequences in ((32, 9600), (64, 11520), (128, 12800)):
-        for epochs in (4, 6):
-            for rate in (1e-3, 2e-3):
-                setting = {"batch_size": batch_size, "learning_rate": rate, "epochs": epochs}
-                spent, made = run_ours(task, sequences, **setting)
-                report.note(**{f"ours, {setting}, {spent:.1f} s": str(made)})
 
 
 if __name__ == "__main__":
