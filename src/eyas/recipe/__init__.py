@@ -1,39 +1,40 @@
 """Recipes: what a user writes. Loads without torch."""
 
+from eyas.recipe.curriculum import CurriculumSpec
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
 from eyas.recipe.score import ScoreSpec
 from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
-from eyas.recipe.specs import (
-    THINKING_FORMATS,
+from eyas.recipe.sources import (
     ArithmeticSource,
-    CurriculumSpec,
     DataSource,
-    ExecutionSpec,
     FileSource,
     HubSource,
-    LoraSpec,
     MixtureSource,
-    ModelSpec,
     PlainSource,
     ReasoningGymSource,
+    WordsSource,
+)
+from eyas.recipe.specs import (
+    THINKING_FORMATS,
+    ExecutionSpec,
+    LoraSpec,
+    ModelSpec,
     SamplingSpec,
     ThinkingSpec,
     TrainingSpec,
-    WordsSource,
 )
+from eyas.recipe.stage import Kind, StageSpec
 from eyas.recipe.stages import (
     DistillStage,
     EvaluateStage,
-    Kind,
     PrepareStage,
     ReportStage,
     RolloutStage,
     ScoreStage,
     SftStage,
     Stage,
-    StageSpec,
 )
 
 __all__ = [

@@ -13,7 +13,8 @@ from eyas.errors import RecipeError
 from eyas.recipe.explain import explain
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
-from eyas.recipe.stages import DistillStage, EvaluateStage, Kind, RolloutStage, ScoreStage, Stage
+from eyas.recipe.stage import Kind
+from eyas.recipe.stages import DistillStage, EvaluateStage, RolloutStage, ScoreStage, Stage
 
 
 class Recipe(Spec):

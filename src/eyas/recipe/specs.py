@@ -1,4 +1,4 @@
-"""The parts that recipes are made of: models, thinking formats, data sources, training, sampling."""
+"""The parts that recipes are made of: models, thinking formats, training, sampling, execution."""
 
 from __future__ import annotations
 
@@ -89,82 +89,6 @@ def _as_thinking(value: object) -> object:
 Thinking = Annotated[ThinkingSpec, BeforeValidator(_as_thinking)]
 
 
-class ArithmeticSource(Spec):
-    """Chains of additions and subtractions of two-digit numbers, generated; the embedded pair's task."""
-
-    type: Literal["arithmetic"]
-    terms: tuple[int, ...] = (2, 3)
-    """How many numbers a chain may have."""
-
-
-class WordsSource(Spec):
-    """Letters of a made-up word in reverse, generated; the embedded pair's off-task."""
-
-    type: Literal["words"]
-
-
-class ReasoningGymSource(Spec):
-    """Tasks of the `reasoning-gym` package, graded by its own verifier."""
-
-    type: Literal["reasoning_gym"]
-    tasks: dict[str, dict[str, Any]]
-    """Task name to its configuration; drawn in equal shares."""
-
-
-class FileSource(Spec):
-    """JSON Lines, one object per line: `question`/`answer`, `prompt`/`completion` or chat `messages`."""
-
-    type: Literal["file"]
-    path: str
-    """Training and validation examples (and test ones, unless `test_path` is given)."""
-    test_path: str | None = None
-    """Test examples; without it 10 % of `path`, by hash of the problem, are held out."""
-    grader: str = "numeric"
-    """How answers are checked: `numeric` or `exact`."""
-
-
-class HubSource(Spec):
-    """A data set on the Hugging Face hub, in the same schemas as a file (extra `eyas[hub]`)."""
-
-    type: Literal["hub"]
-    id: str
-    """Repository of the data set, for instance `openai/gsm8k`."""
-    config: str | None = None
-    """Which of the data set's configurations; none for a data set that has only one."""
-    revision: str | None = None
-    """Commit, tag or branch of the data set."""
-    split: str = "train"
-    """Split of the training and validation examples (and test ones, unless `test_split` is given)."""
-    test_split: str | None = None
-    """Split of the test examples; without it 10 % of `split`, by hash of the problem, are held out."""
-    grader: str = "numeric"
-    """How answers are checked: `numeric` or `exact`."""
-
-
-class MixtureSource(Spec):
-    """Several sources, each with its share of the examples."""
-
-    type: Literal["mixture"]
-    parts: tuple[MixturePart, ...] = Field(min_length=1)
-    """What is mixed, in the order in which the examples come."""
-
-
-PlainSource = ArithmeticSource | WordsSource | ReasoningGymSource | FileSource | HubSource
-DataSource = Annotated[PlainSource | MixtureSource, Field(discriminator="type")]
-
-
-class MixturePart(Spec):
-    """One source of a mixture."""
-
-    share: float = Field(gt=0)
-    """Weight of this part: its share of the examples is this over the sum of all parts' shares."""
-    source: Annotated[PlainSource, Field(discriminator="type")]
-    """Any source but another mixture."""
-
-
-MixtureSource.model_rebuild()
-
-
 class LoraSpec(Spec):
     """Low-rank adaptation (arXiv 2106.09685) through peft; merged into the weights at the end."""
 
@@ -225,19 +149,6 @@ class SamplingSpec(Spec):
     """Of these, tokens with this share of the likeliest one's probability or more (arXiv 2407.01082); 0 keeps all."""
     max_completion_tokens: int = Field(default=256, ge=1)
     """A completion that reaches this is cut, gets no EOS and the finish reason `length`."""
-
-
-class CurriculumSpec(Spec):
-    """Order and weight of examples by pass rate, the share of an example's rollouts graded correct."""
-
-    rollouts: str | None = None
-    """Rollout stage that measured the pass rates; in `distill` by default its own rollouts."""
-    pseudo_answers: str | None = None
-    """Teacher rollout stage whose majority answer stands in where a prompt has no answer (`pseudo`)."""
-    order: Literal["shuffle", "easy_to_hard", "hard_to_easy"] = "shuffle"
-    """Order of the examples within an epoch."""
-    weight: Literal["uniform", "frontier"] = "uniform"
-    """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178), p smoothed as (correct+1)/(n+2)."""
 
 
 class ExecutionSpec(Spec):

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from eyas.recipe.curriculum import CurriculumSpec
 from eyas.recipe.loss import LossSpec
 from eyas.recipe.score import ScoreSpec
 from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
-from eyas.recipe.specs import (
-    CurriculumSpec,
-    DataSource,
-    ModeMix,
-    PlainSource,
-    SamplingSpec,
-    Spec,
-    TrainingSpec,
-)
+from eyas.recipe.sources import DataSource, PlainSource
+from eyas.recipe.specs import ModeMix, SamplingSpec, TrainingSpec
+from eyas.recipe.stage import Kind, RolloutSpec, StageSpec
 from eyas.records import MODES, Mode
-
-Kind = Literal["examples", "model", "sequences", "scores", "evaluation", "report"]
-
-
-class StageSpec(Spec):
-    """What every stage has."""
-
-    makes: ClassVar[Kind]
-    version: ClassVar[int] = 1
-    """Raised when the same config and inputs would give another artifact; part of the fingerprint."""
-
-    name: str = Field(default="", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$|^$")
-    """How later stages refer to this one; by default its type."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_name(cls, value: Any) -> Any:
-        if isinstance(value, dict) and not value.get("name") and "type" in value:
-            return {**value, "name": value["type"]}
-        return value
-
-    def references(self) -> dict[str, tuple[str, Kind]]:
-        """Field -> (stage name, kind of artifact it must be)."""
-        return {}
 
 
 class PrepareStage(StageSpec):
@@ -120,21 +91,6 @@ class SftStage(StageSpec):
             "pseudo_answers": (self.curriculum.pseudo_answers, "sequences"),
         }
         return found | {key: (name, kind) for key, (name, kind) in optional.items() if name is not None}
-
-
-class RolloutSpec(Spec):
-    """What is sampled, in a rollout stage and in the rollouts inside a distill stage."""
-
-    prompts: Literal["labelled", "unlabelled", "all", "validation"] = "unlabelled"
-    """Which split's prompts; `all` is labelled and unlabelled."""
-    count: int | None = Field(default=None, ge=1)
-    """At most this many prompts."""
-    modes: tuple[Mode, ...] = Field(default=MODES, min_length=1)
-    """Every prompt is answered once in each of these modes, for every sample."""
-    samples_per_prompt: int = Field(default=1, ge=1)
-    """Completions per prompt and mode; a pass rate needs several, distillation gets by with 1 (arXiv 2604.13010)."""
-    sampling: SamplingSpec = SamplingSpec()
-    """How completions are drawn; by default from the model's own distribution."""
 
 
 class RolloutStage(RolloutSpec, StageSpec):

@@ -1,0 +1,85 @@
+"""Where a recipe's examples come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from eyas.recipe.specs import Spec
+
+
+class ArithmeticSource(Spec):
+    """Chains of additions and subtractions of two-digit numbers, generated; the embedded pair's task."""
+
+    type: Literal["arithmetic"]
+    terms: tuple[int, ...] = (2, 3)
+    """How many numbers a chain may have."""
+
+
+class WordsSource(Spec):
+    """Letters of a made-up word in reverse, generated; the embedded pair's off-task."""
+
+    type: Literal["words"]
+
+
+class ReasoningGymSource(Spec):
+    """Tasks of the `reasoning-gym` package, graded by its own verifier."""
+
+    type: Literal["reasoning_gym"]
+    tasks: dict[str, dict[str, Any]]
+    """Task name to its configuration; drawn in equal shares."""
+
+
+class FileSource(Spec):
+    """JSON Lines, one object per line: `question`/`answer`, `prompt`/`completion` or chat `messages`."""
+
+    type: Literal["file"]
+    path: str
+    """Training and validation examples (and test ones, unless `test_path` is given)."""
+    test_path: str | None = None
+    """Test examples; without it 10 % of `path`, by hash of the problem, are held out."""
+    grader: str = "numeric"
+    """How answers are checked: `numeric` or `exact`."""
+
+
+class HubSource(Spec):
+    """A data set on the Hugging Face hub, in the same schemas as a file (extra `eyas[hub]`)."""
+
+    type: Literal["hub"]
+    id: str
+    """Repository of the data set, for instance `openai/gsm8k`."""
+    config: str | None = None
+    """Which of the data set's configurations; none for a data set that has only one."""
+    revision: str | None = None
+    """Commit, tag or branch of the data set."""
+    split: str = "train"
+    """Split of the training and validation examples (and test ones, unless `test_split` is given)."""
+    test_split: str | None = None
+    """Split of the test examples; without it 10 % of `split`, by hash of the problem, are held out."""
+    grader: str = "numeric"
+    """How answers are checked: `numeric` or `exact`."""
+
+
+class MixtureSource(Spec):
+    """Several sources, each with its share of the examples."""
+
+    type: Literal["mixture"]
+    parts: tuple[MixturePart, ...] = Field(min_length=1)
+    """What is mixed, in the order in which the examples come."""
+
+
+PlainSource = ArithmeticSource | WordsSource | ReasoningGymSource | FileSource | HubSource
+DataSource = Annotated[PlainSource | MixtureSource, Field(discriminator="type")]
+
+
+class MixturePart(Spec):
+    """One source of a mixture."""
+
+    share: float = Field(gt=0)
+    """Weight of this part: its share of the examples is this over the sum of all parts' shares."""
+    source: Annotated[PlainSource, Field(discriminator="type")]
+    """Any source but another mixture."""
+
+
+MixtureSource.model_rebuild()
