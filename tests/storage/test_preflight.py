@@ -98,3 +98,10 @@ def test_references_without_reasoning_leave_no_completion(tiny_student: Path, ti
             tiny_student, tiny_teacher, thinking=THINKING_FORMATS["qwen3"], examples=[bare], modes=("reasoning",),
             longest_completion=4,
         )  # fmt: skip
+
+
+def test_modes_that_the_template_does_not_tell_apart_are_refused(copy: Path) -> None:
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text().replace("enable_thinking", "unheard_of"))
+    with pytest.raises(PairMismatch, match=r"modes \['reasoning', 'fast'\] are the same tokens"):
+        check(copy, copy)

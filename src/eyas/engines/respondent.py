@@ -16,12 +16,13 @@ from eyas.records import Example, Mode, SequenceRecord, Source, seed_for
 from eyas.storage.models import device_of, load_model
 from eyas.storage.tokenization import (
     decode_completion,
-    encode_prompt,
+    encode_text,
     load_tokenizer,
+    render_prompt,
     stop_ids,
     vocabulary_size,
 )
-from eyas.thinking import parse_completion
+from eyas.thinking import begins_thinking, parse_completion
 
 Job = tuple[Example, Mode, int]
 """An example, a mode and the number of the sample."""
@@ -40,25 +41,34 @@ class Respondent:
         self, jobs: Sequence[Job], *, sampling: SamplingSpec, source: Source, seed: tuple[object, ...]
     ) -> list[SequenceRecord]:
         """One graded sequence per job, in order; a job's random stream is a hash of (seed, example, mode, sample)."""
+        prompts = [render_prompt(self.tokenizer, example, mode, thinking=self.thinking) for example, mode, _ in jobs]
         requests = [
             Request(
-                prompt_ids=encode_prompt(self.tokenizer, example, mode, thinking=self.thinking),
+                prompt_ids=encode_text(self.tokenizer, prompt),
                 seed=seed_for(*seed, example.id, mode, sample),
             )
-            for example, mode, sample in jobs
+            for prompt, (example, mode, sample) in zip(prompts, jobs, strict=True)
         ]
         results = self.engine.generate(requests, sampling=sampling, stop=self.stop)
         return [
-            self._record(job, request.prompt_ids, result, source=source, sampled=sampling.temperature > 0)
-            for job, request, result in zip(jobs, requests, results, strict=True)
+            self._record(
+                job,
+                request.prompt_ids,
+                result,
+                opened=begins_thinking(prompt, thinking=self.thinking),
+                source=source,
+                sampled=sampling.temperature > 0,
+            )
+            for job, prompt, request, result in zip(jobs, prompts, requests, results, strict=True)
         ]
 
     def _record(
-        self, job: Job, prompt_ids: list[int], result: Sampled, *, source: Source, sampled: bool
+        self, job: Job, prompt_ids: list[int], result: Sampled, *, opened: bool, source: Source, sampled: bool
     ) -> SequenceRecord:
         example, mode, sample = job
         text = decode_completion(self.tokenizer, result.completion_ids, stop=self.stop)
-        answer = parse_completion(text, thinking=self.thinking).answer
+        whole = self.thinking.open + text if opened else text
+        answer = parse_completion(whole, thinking=self.thinking).answer
         cut = result.finish_reason == "length"
         verdict = None if example.answer is None else 0.0 if cut else grade(answer, example)
         return SequenceRecord(

@@ -78,6 +78,7 @@ def check_pair(
                 f"  student: {pair[0].decode(ours)!r}\n  teacher: {pair[1].decode(theirs)!r}\n"
                 "Give the student the teacher's chat template (`student: {from: …, tokenizer: …}`)."
             )
+    _modes_differ(prompts, modes)
     configs = [json.loads((path / "config.json").read_text()) for path in (student, teacher)]
     context = min(int(_field(config, "max_position_embeddings") or 2**31) for config in configs)
     longest = max((len(ours) for ours, _ in prompts), default=0) + longest_completion
@@ -122,6 +123,16 @@ def _tags_survive(tokenizer: PreTrainedTokenizerBase, thinking: ThinkingSpec) ->
             raise PairMismatch(
                 f"the thinking tag {tag!r} becomes {back!r} in this tokenizer; declare another `thinking`."
             )
+
+
+def _modes_differ(prompts: Sequence[tuple[list[int], ...]], modes: Sequence[Mode]) -> None:
+    """`prompts` holds every example in each of the modes in turn."""
+    first = [ours for ours, *_ in prompts[: len(modes)]]
+    if len(first) > 1 and all(ids == first[0] for ids in first):
+        raise PairMismatch(
+            f"the prompts of the modes {list(modes)} are the same tokens, so the model cannot know which is wanted. "
+            "`thinking: qwen3` needs a chat template that reads `enable_thinking`; `plain` works with any."
+        )
 
 
 def _label_tokens(

@@ -12,8 +12,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from eyas.errors import ModelError
 from eyas.recipe import ThinkingSpec
 from eyas.records import Example, Mode, SequenceRecord
-from eyas.thinking import prompt_messages, prompt_suffix, render_completion, template_arguments
+from eyas.thinking import continued, prompt_messages, prompt_suffix, render_completion, template_arguments
 
+ONE_DAY = (
+    "{%- macro strftime_now(form) -%}{{ form | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July')"
+    " | replace('%m', '07') | replace('%Y', '2024') }}{%- endmacro -%}"
+)
+"""Stands in for the clock that transformers gives to templates; the day is the one Llama 3's name by themselves."""
 MARK = "\u2404eyas\u2404"
 """An assistant's message that no template writes by itself."""
 
@@ -30,12 +35,12 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mode, *, thinking: ThinkingSpec
-) -> list[int]:
-    """Ids of the prompt up to where the completion starts, rendered by the model's own chat template.
+def render_prompt(tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mode, *, thinking: ThinkingSpec) -> str:
+    """The prompt up to where the completion starts, rendered by the model's own chat template.
 
-    Raises: ModelError, if the tokenizer has no chat template.
+    A template that writes today's date (Llama 3.2, SmolLM3) gets one fixed day: the same recipe is the same prompts tomorrow.
+
+    Raises: ModelError, if the tokenizer has no chat template, or the template refuses the messages.
     """
     if not tokenizer.chat_template:
         raise ModelError(
@@ -43,10 +48,33 @@ def encode_prompt(
             "one whose tokenizer has a template by `student: {config: …, tokenizer: …}`."
         )
     variables: dict[str, Any] = template_arguments(mode, thinking=thinking)
-    text = tokenizer.apply_chat_template(
-        prompt_messages(example, mode, thinking=thinking), add_generation_prompt=True, tokenize=False, **variables
-    )
-    return encode_text(tokenizer, str(text) + prompt_suffix(mode, thinking=thinking))
+    messages = prompt_messages(example, mode, thinking=thinking)
+    template = tokenizer.get_chat_template()
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            chat_template=ONE_DAY + template if "strftime_now" in template else template,
+            add_generation_prompt=True,
+            tokenize=False,
+            **variables,
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ModelError(
+            f"{tokenizer.name_or_path}: the chat template refuses messages of the roles {roles} ({error}). "
+            "Leave out the system message, or use a tokenizer whose template takes it."
+        ) from error
+    return str(text) + prompt_suffix(mode, thinking=thinking)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mode, *, thinking: ThinkingSpec
+) -> list[int]:
+    """Ids of `render_prompt`.
+
+    Raises: as `render_prompt`.
+    """
+    return encode_text(tokenizer, render_prompt(tokenizer, example, mode, thinking=thinking))
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -112,15 +140,17 @@ def label_sequence(
     tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mode, *, thinking: ThinkingSpec, stop_id: int
 ) -> SequenceRecord | None:
     """The example's reference as a sequence; None where it lacks what the mode needs."""
-    text = render_completion(example, mode, thinking=thinking)
-    if text is None:
+    reference = render_completion(example, mode, thinking=thinking)
+    if reference is None:
         return None
+    prompt = render_prompt(tokenizer, example, mode, thinking=thinking)
+    text = continued(prompt, reference, thinking=thinking)
     return SequenceRecord(
         example_id=example.id,
         sample=0,
         mode=mode,
         source="label",
-        prompt_ids=encode_prompt(tokenizer, example, mode, thinking=thinking),
+        prompt_ids=encode_text(tokenizer, prompt),
         completion_ids=[*encode_text(tokenizer, text), stop_id],
         finish_reason="stop",
         text=text,

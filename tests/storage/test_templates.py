@@ -1,0 +1,161 @@
+"""Prompts, completion masks and ends of turn on the chat templates of real models.
+
+The templates are those that the package `trl` carries as data, so nothing is copied here, and SmolLM2's own. Where
+trl has a second form with `{% generation %}` marks, the template itself says which tokens are the assistant's.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from eyas.engines.base import Sampled
+from eyas.engines.respondent import Respondent
+from eyas.errors import ModelError
+from eyas.recipe import THINKING_FORMATS, SamplingSpec, ThinkingSpec
+from eyas.records import MODES, Example, Mode
+from eyas.storage.smollm2 import describe_smollm2
+from eyas.storage.tokenization import encode_text, end_of_turn, label_sequence, load_tokenizer, render_prompt
+from eyas.thinking import prompt_messages, template_arguments
+
+TOKENIZER = Path(__file__).parents[2] / "src" / "eyas" / "builtin" / "tokenizer"
+EXAMPLE = Example(key="k", prompt=(("user", "12+30"),), answer="42", reasoning="10+30=40")
+SYSTEM = Example(key="k", prompt=(("system", "Be brief."), *EXAMPLE.prompt), answer="42", reasoning="10+30=40")
+END = {
+    "qwen2_5": "<|im_end|>",
+    "qwen3": "<|im_end|>",
+    "qwen3_instruct_2507": "<|im_end|>",
+    "qwen3_5_think": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "llama3_1": "<|eot_id|>",
+    "llama3_2": "<|eot_id|>",
+    "gemma": "<end_of_turn>",
+    "gemma3": "<end_of_turn>",
+    "phi3": "<|end|>",
+    "lfm2": "<|im_end|>",
+}
+"""Template -> the token that its model's card gives as the end of a turn."""
+MARKED = ["qwen2_5", "qwen3", "llama3", "gemma", "gemma3", "lfm2"]
+"""Templates that have a second form with `{% generation %}`."""
+
+
+def template(name: str) -> str:
+    spec = find_spec("trl")
+    assert spec is not None, "`make test` installs trl for its templates"
+    assert spec.submodule_search_locations is not None
+    return (Path(spec.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja").read_text()
+
+
+def with_template(name: str) -> PreTrainedTokenizerBase:
+    """The embedded pair's tokenizer with a template and the special tokens that it writes."""
+    tokenizer = load_tokenizer(TOKENIZER)
+    tokens = ["<bos>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<|user|>"]
+    tokenizer.add_special_tokens({"extra_special_tokens": [*tokens, *dict.fromkeys(END.values())]})
+    tokenizer.bos_token = "<bos>" if name.startswith("gemma") else "<|begin_of_text|>"
+    tokenizer.chat_template = template(name)
+    return tokenizer
+
+
+def thinking_of(name: str) -> ThinkingSpec:
+    return THINKING_FORMATS["qwen3" if name in ("qwen3", "qwen3_training", "qwen3_5_think") else "plain"]
+
+
+def conversation(mode: Mode, *, thinking: ThinkingSpec) -> list[dict[str, str]]:
+    """The messages with the whole answer as the assistant's, thinking block included."""
+    thought = "10+30=40" if mode == "reasoning" else ""
+    block = f"{thinking.open}{thought}{thinking.close}"
+    return [*prompt_messages(EXAMPLE, mode, thinking=thinking), {"role": "assistant", "content": f"{block}42"}]
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, mode: Mode, *, thinking: ThinkingSpec) -> str:
+    arguments: dict[str, Any] = template_arguments(mode, thinking=thinking)
+    messages = conversation(mode, thinking=thinking)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **arguments))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [name for name in END if not name.startswith("llama3_")])
+def test_prompt_and_completion_are_what_the_template_writes_of_the_conversation(name: str, mode: Mode) -> None:
+    tokenizer, thinking = with_template(name), thinking_of(name)
+    stop = end_of_turn(tokenizer)
+    assert stop == tokenizer.convert_tokens_to_ids(END[name])
+    label = label_sequence(tokenizer, EXAMPLE, mode, thinking=thinking, stop_id=stop)
+    assert label is not None
+    ours = str(tokenizer.decode(label.prompt_ids + label.completion_ids))
+    theirs = rendered(tokenizer, mode, thinking=thinking)
+    after = theirs.removeprefix(ours)
+    assert theirs.startswith(ours)
+    assert after.strip() in ("", "<|im_end|>"), "phi3's ends the conversation with the tokenizer's EOS beside"
+    assert label.prompt_ids.count(tokenizer.bos_token_id) == theirs.count(tokenizer.bos_token or "")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", MARKED)
+def test_the_completion_is_what_the_template_marks_as_generated(name: str, mode: Mode) -> None:
+    """But for the empty thinking block, which stands in our prompt, and white space after the end of the turn."""
+    marked = with_template(f"{name}_training")
+    thinking = thinking_of(name)
+    arguments: dict[str, Any] = template_arguments(mode, thinking=thinking)
+    messages = conversation(mode, thinking=thinking)
+    found = marked.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True, **arguments)
+    masked = [token for token, mask in zip(found["input_ids"], found["assistant_masks"], strict=True) if mask]
+    stop = end_of_turn(with_template(name))
+    assert stop is not None
+    label = label_sequence(with_template(name), EXAMPLE, mode, thinking=thinking, stop_id=stop)
+    assert label is not None
+    block = thinking.open + thinking.close if mode == "fast" else ""
+    assert str(marked.decode(masked)).strip() == block + str(marked.decode(label.completion_ids))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_smollm2s_own_template_agrees(mode: Mode) -> None:
+    _, tokenizer = describe_smollm2()
+    stop = end_of_turn(tokenizer)
+    assert stop == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    label = label_sequence(tokenizer, EXAMPLE, mode, thinking=THINKING_FORMATS["plain"], stop_id=stop)
+    assert label is not None
+    ours = str(tokenizer.decode(label.prompt_ids + label.completion_ids))
+    assert rendered(tokenizer, mode, thinking=THINKING_FORMATS["plain"]).rstrip("\n") == ours
+
+
+@pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(name: str) -> None:
+    prompt = render_prompt(with_template(name), EXAMPLE, "reasoning", thinking=THINKING_FORMATS["plain"])
+    assert "Today Date: 26 Jul 2024" in prompt
+    assert prompt.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+
+
+def test_a_template_without_a_system_role_is_one_clear_error() -> None:
+    with pytest.raises(ModelError, match=r"refuses messages of the roles system, user \(System role not supported\)"):
+        render_prompt(with_template("gemma"), SYSTEM, "fast", thinking=THINKING_FORMATS["plain"])
+
+
+def test_a_block_that_the_template_opens_is_not_opened_twice() -> None:
+    tokenizer = with_template("qwen3_5_think")
+    label = label_sequence(tokenizer, EXAMPLE, "reasoning", thinking=THINKING_FORMATS["qwen3"], stop_id=2)
+    assert label is not None
+    assert str(tokenizer.decode(label.prompt_ids)).endswith("<|im_start|>assistant\n<think>\n")
+    assert label.text == "10+30=40\n</think>\n\n42"
+
+
+@pytest.mark.parametrize(("completion", "answer"), [("10+30=40 so 42", None), ("10+30\n</think>\n\n42", "42")])
+def test_a_block_that_the_template_opened_must_be_closed_to_have_an_answer(completion: str, answer: str | None) -> None:
+    tokenizer = with_template("qwen3_5_think")
+
+    class Reciting:
+        def generate(self, requests: Any, *, sampling: Any, stop: Any) -> list[Sampled]:
+            ids = [*encode_text(tokenizer, completion), 2]
+            return [Sampled(completion_ids=ids, logprobs=[0.0] * len(ids), finish_reason="stop") for _ in requests]
+
+    respondent = Respondent(
+        engine=Reciting(),  # type: ignore[arg-type]
+        tokenizer=tokenizer,
+        stop=(2,),
+        thinking=THINKING_FORMATS["qwen3"],
+    )
+    (record,) = respondent.answer([(EXAMPLE, "reasoning", 0)], sampling=SamplingSpec(), source="student", seed=(0,))
+    assert (record.answer, record.grade) == (answer, 1.0 if answer else 0.0)
