@@ -29,7 +29,20 @@ FLOORS = (
     },
     {"storage", "engines", "tasks", "builtin"},
     {"stages", "report"},
-    {"__main__", "cli", "pipeline", "graph", "planning", "estimates", "preflight", "init", "chat", "console"},
+    {
+        "__main__",
+        "cli",
+        "pipeline",
+        "graph",
+        "planning",
+        "estimates",
+        "preflight",
+        "init",
+        "chat",
+        "console",
+        "cli_evaluate",
+        "measurement",
+    },
 )
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from eyas.cli_evaluate import register
+
 app = typer.Typer(
     name="eyas",
     no_args_is_help=True,
@@ -94,7 +96,6 @@ for _name, _summary in {
     "rollout": "Sample completions as token ids.",
     "score": "Score sequences once with the teacher.",
     "distill": "Train on rollouts against the teacher's scores.",
-    "evaluate": "Measure the models on the held-out examples.",
     "report": "Write report.html and summary.json.",
 }.items():
     _stage_command(_name, _summary)
@@ -115,6 +116,8 @@ def _run(
 
     run_and_show(loaded, recipe_text=text, workspace=out, stage=stage, name=name)
 
+
+register(app, run_stage=_run)
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

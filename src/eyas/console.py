@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -52,17 +52,9 @@ class _Lines:
             self._console.print(f"{self._label}: {self._done} of {self._total} {self._unit} {note}", highlight=False)
 
 
-def run_and_show(
-    recipe: Recipe, *, recipe_text: str, workspace: Path, stage: str | None = None, name: str | None = None
-) -> None:
-    """Run with progress on the terminal and end with the result table and the report's path.
-
-    With `stage` only the stages of this type run (with `name`, the one of this name), and what they read.
-    """
-    _quieten()
-    console = Console()
-    started = time.monotonic()
-    bars = RichProgress(
+def progress_bars(console: Console) -> RichProgress:
+    """Bars with count, elapsed time and ETA; none where there is no terminal."""
+    return RichProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
@@ -75,17 +67,34 @@ def run_and_show(
         disable=not console.is_terminal,
     )
 
-    @contextmanager
-    def progress(node: Node, number: int, total: int) -> Iterator[Progress]:
-        label = f"{number:>2}/{total} {node.name}"
-        begun = time.monotonic()
-        if console.is_terminal:
-            task = bars.add_task(label, total=None, unit="", note="")
-            yield _Bar(bars, task)
-            bars.update(task, note="")
-        else:
-            yield _Lines(console, label)
-            console.print(f"{label}: done in {time.monotonic() - begun:.1f} s", highlight=False)
+
+@contextmanager
+def shown(label: str, *, console: Console, bars: RichProgress) -> Iterator[Progress]:
+    """One piece of work: a bar on a terminal, otherwise a line now and then and one at its end."""
+    begun = time.monotonic()
+    if console.is_terminal:
+        task = bars.add_task(label, total=None, unit="", note="")
+        yield _Bar(bars, task)
+        bars.update(task, note="")
+    else:
+        yield _Lines(console, label)
+        console.print(f"{label}: done in {time.monotonic() - begun:.1f} s", highlight=False)
+
+
+def run_and_show(
+    recipe: Recipe, *, recipe_text: str, workspace: Path, stage: str | None = None, name: str | None = None
+) -> None:
+    """Run with progress on the terminal and end with the result table and the report's path.
+
+    With `stage` only the stages of this type run (with `name`, the one of this name), and what they read.
+    """
+    quieten()
+    console = Console()
+    started = time.monotonic()
+    bars = progress_bars(console)
+
+    def progress(node: Node, number: int, total: int) -> AbstractContextManager[Progress]:
+        return shown(f"{number:>2}/{total} {node.name}", console=console, bars=bars)
 
     def wanted(node: Node) -> bool:
         if name is not None:
@@ -111,7 +120,7 @@ def run_and_show(
     console.print(f"{time.monotonic() - started:.0f} s in all.", highlight=False)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Libraries' advisories would tear our progress bars; errors still come as exceptions."""
     from transformers.utils import logging as transformers_logging
 

@@ -24,6 +24,7 @@ from eyas.storage.artifacts import atomic_path
 from eyas.storage.models import describe
 from eyas.storage.tokenization import load_tokenizer
 from eyas.tasks.files import read_jsonl
+from eyas.thinking import format_of_template
 
 LEARNING_RATES = ((5e6, 4e-3), (50e6, 5e-4), (300e6, 1e-4), (700e6, 3e-5), (float("inf"), 1e-5))
 """(largest student, learning rate): 1e-5 at 1 B is that of arXiv 2605.05940, 4e-3 the quickstart's; by size between."""
@@ -71,7 +72,7 @@ def write_recipe(path: Path, *, student: str, teacher: str, data: str, thinking:
             "teacher": json.dumps(teacher),
             "millions": {role: f"{size.parameters / 1e6:,.1f}" for role, size in sizes.items()},
             "data": None if data == ARITHMETIC else json.dumps(data),
-            "thinking": thinking or _thinking_of(template),
+            "thinking": thinking or format_of_template(template),
             "reasoned": rows.reasoned,
         }
         text = _render(values | _counts(rows) | _training(sizes["student"]))
@@ -153,9 +154,3 @@ def _render(values: Mapping[str, Any]) -> str:
         autoescape=False,  # YAML, not HTML
     )
     return environment.get_template("recipe.yaml.jinja").render(values)
-
-
-def _thinking_of(template: str) -> str:
-    if "enable_thinking" in template:
-        return "qwen3"
-    return "pangu" if "[unused16]" in template or "/no_think" in template else "plain"

@@ -16,6 +16,13 @@ class ParsedCompletion:
     answer: str
 
 
+def format_of_template(template: str) -> str:
+    """Name of the thinking format that a chat template was written for; plain where nothing speaks for another."""
+    if "enable_thinking" in template:
+        return "qwen3"
+    return "pangu" if "[unused16]" in template or "/no_think" in template else "plain"
+
+
 def prompt_messages(example: Example, mode: Mode, *, thinking: ThinkingSpec) -> list[dict[str, str]]:
     """Chat messages for this mode: in fast mode the switch is appended to the last user message."""
     messages = [{"role": role, "content": text} for role, text in example.prompt]

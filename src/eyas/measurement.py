@@ -1,0 +1,249 @@
+"""`eyas evaluate MODEL --data FILE`: any causal language model on a file of examples, with intervals.
+
+On disk, under the workspace: `evaluations/NAME-HASH/` with `predictions/` (shards of sequences) and `evaluation.json`;
+the hash is of model, data and settings, so the same command continues and another setting goes elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from eyas import __version__, grading
+from eyas.engines.respondent import Job, load_respondent
+from eyas.errors import DataError, ModelError
+from eyas.recipe import THINKING_FORMATS, ExecutionSpec, FileSource, ModelSpec, SamplingSpec, ThinkingSpec, parse_recipe
+from eyas.records import MODES, Example, Mode, SequenceRecord
+from eyas.stats import paired_difference, wilson
+from eyas.storage.artifacts import atomic_path, read_json
+from eyas.storage.context import Progress
+from eyas.storage.locks import locked
+from eyas.storage.models import identity, materialise, parameter_count
+from eyas.storage.process import prepare_process
+from eyas.storage.shards import read_records, shard_path, write_shard
+from eyas.storage.tokenization import load_tokenizer
+from eyas.tasks import content_identities, load_examples
+from eyas.thinking import format_of_template
+
+FORMAT = 1
+"""Version of what a prediction is; part of the hash that names the directory."""
+SHARD = 256
+"""Predictions per shard, a closed unit of work."""
+
+Shown = Callable[[str], AbstractContextManager[Progress]]
+"""A progress display for a piece of work with this label."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is asked of a model, and how."""
+
+    data: FileSource
+    sampling: SamplingSpec
+    execution: ExecutionSpec
+    limit: int | None = None
+    """At most this many examples, drawn by a hash of the problem."""
+    samples: int = 1
+    """Answers per example and mode."""
+    seed: int = 0
+    thinking: str | None = None
+    """Name of a thinking format; None takes the run's, else that of the chat template."""
+    modes: tuple[Mode, ...] | None = None
+    """None: both where the model's template or run knows thinking, else `reasoning`, which leaves the prompt alone."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation: `facts` are what `evaluation.json` says."""
+
+    directory: Path
+    facts: Mapping[str, Any]
+    grades: Mapping[Mode, list[float]]
+    """Mean grade over the samples of each example, in the order of the examples."""
+
+
+def evaluate_model(origin: str, measure: Measure, *, workspace: Path, shown: Shown) -> Evaluation:
+    """Answer, grade and summarise; whole shards of an earlier attempt are kept.
+
+    Raises: ModelError, DataError, GradingError, OutOfMemory; Locked, while another process is at the same evaluation.
+    """
+    spec = ModelSpec(from_=_weights_of(origin), dtype=measure.dtype)
+    examples, unanswered = _examples(measure)
+    thinking, thinks = _thinking(spec, measure, workspace)
+    modes = measure.modes or (MODES if thinks else ("reasoning",))
+    settings = _settings(spec, measure, thinking, modes)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    directory = workspace / "evaluations" / f"{_slug(origin)}-{digest[:12]}"
+    jobs: list[Job] = [
+        (example, mode, sample) for mode in modes for example in examples for sample in range(measure.samples)
+    ]
+    with locked(directory, purpose="evaluate"), shown(origin) as progress:
+        model = materialised(spec, workspace)
+        _answer(jobs, model, thinking, measure, directory / "predictions", progress)
+        records = list(read_records(directory / "predictions", kind=SequenceRecord))
+        facts = {
+            "model": origin,
+            "data": measure.data.path,
+            "eyas": __version__,
+            "parameters": parameter_count(model),
+            "examples": len(examples),
+            "unanswered": unanswered,
+            "settings": settings,
+            "prompts": _prompt_hash(records),
+        } | _summary(records, examples)
+        with atomic_path(directory / "evaluation.json") as draft:
+            draft.write_text(json.dumps(facts, indent=1, ensure_ascii=False))
+    return Evaluation(directory=directory, facts=facts, grades=_grades(records))
+
+
+def compare(a: Evaluation, b: Evaluation) -> dict[str, dict[str, float]]:
+    """`a - b` by mode over the same examples, and `comparison-B.json` in a's directory.
+
+    With several samples an example's grade is the mean of theirs, and McNemar's test counts its sign.
+    """
+    found: dict[str, dict[str, float]] = {
+        mode: asdict(paired_difference(a.grades[mode], b.grades[mode])) for mode in a.grades if mode in b.grades
+    }
+    with atomic_path(a.directory / f"comparison-{b.directory.name}.json") as draft:
+        draft.write_text(json.dumps({"a": a.facts["model"], "b": b.facts["model"], "modes": found}, indent=1))
+    return found
+
+
+def materialised(spec: ModelSpec, workspace: Path) -> Path:
+    """Hugging Face directory of a model as it is: linked, or converted once, under `evaluations/models`.
+
+    Raises: ModelError; MissingExtra, for `builtin:smollm2-135m` without its package.
+    """
+    name = hashlib.sha256(f"{identity(spec)} {spec.dtype}".encode()).hexdigest()[:12]
+    directory = workspace / "evaluations" / "models" / f"{_slug(spec.from_ or '')}-{name}"
+    if not (directory / "model" / "config.json").is_file():
+        with locked(directory, purpose="evaluate"):
+            materialise(spec, directory, seed=0)
+    return directory / "model"
+
+
+def _weights_of(origin: str) -> str:
+    """The directory with the weights: of an artifact its `model/`."""
+    path = Path(origin).expanduser()
+    if (path / "config.json").is_file() or not path.is_dir():
+        return origin
+    if (path / "model" / "config.json").is_file():
+        return str(path / "model")
+    roles = sorted(str(item) for item in (path / "models").glob("*"))
+    advice = f"It is a run: give one of its models, {', '.join(roles)}." if roles else "Give a Hugging Face directory."
+    raise ModelError(f"{origin}: holds no config.json. {advice}")
+
+
+def _slug(origin: str) -> str:
+    return re.sub(r"[^\w.]+", "-", "-".join(origin.rstrip("/").split("/")[-2:])).strip("-.") or "model"
+
+
+def _examples(measure: Measure) -> tuple[list[Example], int]:
+    """The examples with an answer, and how many have none."""
+    count = measure.limit if measure.limit is not None else 2**62
+    found = list(load_examples(measure.data, split="test", count=count, seed=measure.seed))
+    answered = [example for example in found if example.answer is not None]
+    if not answered:
+        raise DataError(f"{measure.data.path}: none of {len(found)} examples has an answer, so nothing can be graded.")
+    return answered, len(found) - len(answered)
+
+
+def _thinking(spec: ModelSpec, measure: Measure, workspace: Path) -> tuple[ThinkingSpec, bool]:
+    """The thinking format and whether the model is known to think: asked for, the run's own, or its template's."""
+    if measure.thinking is not None:
+        return THINKING_FORMATS[measure.thinking], True
+    path = Path(spec.from_ or "").expanduser().absolute()
+    resolved = path.parent.parent / "resolved.json"
+    if path.parent.name == "models" and resolved.is_file():
+        return parse_recipe(read_json(resolved), where=str(resolved)).thinking, True
+    model = materialised(spec, workspace)
+    template = str(load_tokenizer(model).chat_template or "")
+    name = format_of_template(template)
+    return THINKING_FORMATS[name], name != "plain" or "<think>" in template
+
+
+def _settings(spec: ModelSpec, measure: Measure, thinking: ThinkingSpec, modes: Sequence[Mode]) -> dict[str, Any]:
+    """All that decides the predictions; its hash names the directory."""
+    return {
+        "format": FORMAT,
+        "model": identity(spec),
+        "dtype": spec.dtype,
+        "data": content_identities(measure.data),
+        "grader": measure.data.grader,
+        "grading": grading.VERSION,
+        "thinking": thinking.model_dump(),
+        "modes": list(modes),
+        "sampling": measure.sampling.model_dump(),
+        "samples": measure.samples,
+        "limit": measure.limit,
+        "seed": measure.seed,
+    }
+
+
+def _answer(
+    jobs: Sequence[Job], model: Path, thinking: ThinkingSpec, measure: Measure, directory: Path, progress: Progress
+) -> None:
+    """Fill `directory` with the shards that it lacks; the model is loaded only if there is one."""
+    units = [(index, jobs[start : start + SHARD]) for index, start in enumerate(range(0, len(jobs), SHARD))]
+    missing = [(index, unit) for index, unit in units if shard_path(directory, index) is None]
+    progress.start(len(jobs), unit="answers", done=len(jobs) - sum(len(unit) for _, unit in missing))
+    if not missing:
+        return
+    prepare_process(measure.execution)
+    respondent = load_respondent(model, dtype=measure.dtype, thinking=thinking, execution=measure.execution)
+    for index, unit in missing:
+        records = respondent.answer(unit, sampling=measure.sampling, source="student", seed=(measure.seed, "evaluate"))
+        write_shard(directory, index, records, kind=SequenceRecord)
+        progress.advance(len(unit))
+
+
+def _summary(records: Sequence[SequenceRecord], examples: Sequence[Example]) -> dict[str, Any]:
+    levels = {example.id: example.level for example in examples}
+    accuracy, by_level = {}, {}
+    for mode, group in groupby(records, key=lambda record: record.mode):
+        part = list(group)
+        accuracy[mode] = share(part)
+        names = sorted({levels[record.example_id] for record in part} - {""})
+        by_level[mode] = {
+            name: share([record for record in part if levels[record.example_id] == name]) for name in names
+        }
+    return {"accuracy": accuracy, "by_level": {mode: found for mode, found in by_level.items() if found}}
+
+
+def share(records: Sequence[SequenceRecord]) -> dict[str, float]:
+    """Mean grade with its Wilson interval over *examples* (samples of one are not independent), lengths, truncation."""
+    n = len({record.example_id for record in records})
+    value = sum(record.grade or 0.0 for record in records) / len(records)
+    low, high = wilson(value * n, n)
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "n": n,
+        "mean_tokens": sum(len(record.completion_ids) for record in records) / len(records),
+        "truncated": sum(record.finish_reason == "length" for record in records) / len(records),
+    }
+
+
+def _grades(records: Sequence[SequenceRecord]) -> dict[Mode, list[float]]:
+    found: dict[Mode, list[float]] = {}
+    for (mode, _), group in groupby(records, key=lambda record: (record.mode, record.example_id)):
+        grades = [record.grade or 0.0 for record in group]
+        found.setdefault(mode, []).append(sum(grades) / len(grades))
+    return found
+
+
+def _prompt_hash(records: Sequence[SequenceRecord]) -> str:
+    """SHA-256 over the ids of all prompts as the model saw them."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(f"{record.prompt_ids}\n".encode())
+    return digest.hexdigest()

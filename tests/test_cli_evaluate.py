@@ -1,0 +1,139 @@
+"""`eyas evaluate MODEL --data FILE`: what it measures, writes, keeps and refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from eyas.records import SequenceRecord
+from eyas.stats import paired_difference, wilson
+from eyas.storage.shards import read_records
+
+STUDENT, TEACHER = "builtin:nano-student", "builtin:nano-teacher"
+QUICK = ("--max-tokens", "64", "--modes", "fast")
+
+
+def eyas(*arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line, run in this process."""
+    from eyas.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["eyas", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = argv
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    rows = [
+        {"prompt": f"{a}+{b}", "completion": str(a + b), "level": "even" if a % 2 == 0 else "odd"}
+        for a, b in [(12, 30), (11, 15), (40, 13), (21, 22), (34, 25), (17, 11), (50, 45), (63, 36)]
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": "1+1"}]))
+    return path
+
+
+def only(workspace: Path, name: str = "evaluation.json", model: str = "nano-student") -> Path:
+    (found,) = (path for path in (workspace / "evaluations").glob(f"*/{name}") if model in path.parent.name)
+    return found
+
+
+def test_the_numbers_follow_from_the_predictions(sums: Path, tmp_path: Path) -> None:
+    code, out, err = eyas("evaluate", STUDENT, "--data", sums, "--out", tmp_path, *QUICK)
+    assert code == 0, err
+    file = only(tmp_path)
+    facts = json.loads(file.read_text())
+    records = list(read_records(file.parent / "predictions", kind=SequenceRecord))
+    assert len(records) == facts["examples"] == 8
+    assert facts["unanswered"] == 1
+    assert "1 without an answer left out" in out
+    right = sum(record.grade == 1.0 for record in records)
+    found = facts["accuracy"]["fast"]
+    assert (found["value"], found["n"]) == (right / 8, 8)
+    assert (found["low"], found["high"]) == wilson(right, 8)
+    assert found["mean_tokens"] == sum(len(record.completion_ids) for record in records) / 8
+    assert found["truncated"] == sum(record.finish_reason == "length" for record in records) / 8
+    assert {name: part["n"] for name, part in facts["by_level"]["fast"].items()} == {"even": 4, "odd": 4}
+    assert facts["settings"]["sampling"]["max_completion_tokens"] == 64
+    assert facts["settings"]["thinking"]["template_argument"] == "enable_thinking"
+
+
+def test_the_same_command_keeps_whole_shards_and_other_settings_go_elsewhere(sums: Path, tmp_path: Path) -> None:
+    command = ("evaluate", STUDENT, "--data", sums, "--out", tmp_path, *QUICK)
+    assert eyas(*command)[0] == 0
+    first = only(tmp_path)
+    (shard,) = (first.parent / "predictions").glob("*.parquet")
+    before, text = shard.stat().st_mtime_ns, first.read_text()
+    assert eyas(*command)[0] == 0
+    assert shard.stat().st_mtime_ns == before
+    assert only(tmp_path).read_text() == text
+    shard.write_bytes(shard.read_bytes()[:-7])
+    assert eyas(*command)[0] == 0
+    assert only(tmp_path).read_text() == text
+    assert eyas(*command, "--limit", "4")[0] == 0
+    counts = [json.loads(path.read_text())["examples"] for path in (tmp_path / "evaluations").glob("*/evaluation.json")]
+    assert sorted(counts) == [4, 8]
+
+
+def test_a_baseline_is_compared_example_by_example(sums: Path, tmp_path: Path) -> None:
+    code, out, err = eyas("evaluate", STUDENT, "--baseline", TEACHER, "--data", sums, "--out", tmp_path, *QUICK)
+    assert code == 0, err
+    grades = []
+    for model in ("nano-student", "nano-teacher"):
+        directory = only(tmp_path, model=model).parent / "predictions"
+        grades.append([record.grade or 0.0 for record in read_records(directory, kind=SequenceRecord)])
+    expected = paired_difference(*grades)
+    found = json.loads(only(tmp_path, "comparison-*.json").read_text())["modes"]["fast"]
+    assert (found["difference"], found["p_value"], found["n"]) == (expected.difference, expected.p_value, 8)
+    assert "McNemar p" in out
+
+
+def test_samples_of_one_example_do_not_count_as_examples(sums: Path, tmp_path: Path) -> None:
+    sampled = ("--samples", "3", "--temperature", "1.0")
+    code, _, err = eyas("evaluate", STUDENT, "--data", sums, "--out", tmp_path, *QUICK, *sampled)
+    assert code == 0, err
+    file = only(tmp_path)
+    records = list(read_records(file.parent / "predictions", kind=SequenceRecord))
+    found = json.loads(file.read_text())["accuracy"]["fast"]
+    assert len(records) == 24
+    assert found["n"] == 8
+    assert found["value"] == pytest.approx(sum(record.grade or 0.0 for record in records) / 24)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([STUDENT], "Give --data FILE"),
+        ([STUDENT, "--data", "{data}", "--samples", "2"], "Add --temperature"),
+        ([STUDENT, "--data", "{data}", "--modes", "quick"], "expected reasoning and fast"),
+        ([STUDENT, "--data", "{data}", "--thinking", "deep"], "known: plain, qwen3, pangu"),
+        ([STUDENT, "--data", "{data}", "--name", "x"], "are for recipes"),
+        (["x.yaml", "--data", "{data}"], "is a recipe"),
+        (["./nowhere", "--data", "{data}"], "no such directory"),
+        (["{here}", "--data", "{data}"], "holds no config.json"),
+        ([STUDENT, "--data", "{here}/none.jsonl"], "cannot be read"),
+        ([STUDENT, "--data", "{here}/prompts.jsonl"], "nothing can be graded"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_error(sums: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "1+1"}\n')
+    filled = [argument.format(data=sums, here=tmp_path) for argument in arguments]
+    code, _, err = eyas("evaluate", *filled, "--out", tmp_path / "runs")
+    assert code == 1
+    assert words in err
+    assert "Traceback" not in err
