@@ -72,7 +72,8 @@ def _deciding_config(stage: Stage) -> dict[str, Any]:
         for field in ("rounds", "rollout", "score", "prefix"):
             config.pop(field)
     if stage.type in ("sft", "distill"):
-        config["curriculum"] = {k: v for k, v in config["curriculum"].items() if k in ("order", "weight")}
+        for field in ("rollouts", "pseudo_answers"):
+            config["curriculum"].pop(field)
     for field in ("match_tokens", "match_seconds"):
         if config.get(field) is not None:
             config[field] = True

@@ -1,6 +1,6 @@
 """Recipes: what a user writes. Loads without torch."""
 
-from eyas.recipe.curriculum import CurriculumSpec
+from eyas.recipe.curriculum import CurriculumSpec, WindowSpec
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
@@ -74,6 +74,7 @@ __all__ = [
     "Target",
     "ThinkingSpec",
     "TrainingSpec",
+    "WindowSpec",
     "WordsSource",
     "check_references",
     "expand",

@@ -4,7 +4,35 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from eyas.recipe.specs import Spec
+
+
+class WindowSpec(Spec):
+    """The pass rates, as counted, of the examples that are trained on; others are dropped and counted."""
+
+    low: float | None = Field(default=0.0, ge=0, lt=1)
+    """Drop what is passed at most this often; 0 drops what never is, null drops nothing."""
+    high: float = Field(default=0.9, gt=0, le=1)
+    """Drop what is passed more often than this: it is learnt already."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WindowSpec:
+        if self.low is not None and not self.low < self.high:
+            raise ValueError(f"`window` needs low < high, found low {self.low:g} and high {self.high:g}")
+        return self
+
+
+class PacingSpec(Spec):
+    """How fast `order: competence` goes from the easiest examples to all (arXiv 1903.09848)."""
+
+    initial: float = Field(default=0.1, gt=0, le=1)
+    """Share of the examples, the easiest, that the first step draws from. The paper's 0.01 is of 100,000s of examples
+    and would be a handful of most labelled sets."""
+    until: float = Field(default=0.5, gt=0, le=1)
+    """Share of the stage's steps after which all examples are drawn from; the paper sets it by a run without
+    curriculum, to where that reaches 90 % of its final quality."""
 
 
 class CurriculumSpec(Spec):
@@ -14,7 +42,24 @@ class CurriculumSpec(Spec):
     """Rollout stage that measured the pass rates; in `distill` by default its own rollouts."""
     pseudo_answers: str | None = None
     """Teacher rollout stage whose majority answer stands in where a prompt has no answer (`pseudo`)."""
-    order: Literal["shuffle", "easy_to_hard", "hard_to_easy"] = "shuffle"
-    """Order of the examples within an epoch."""
+    window: WindowSpec | None = None
+    """Which pass rates are trained on, for instance {low: 0, high: 0.9}; by default all."""
+    order: Literal["shuffle", "easy_to_hard", "hard_to_easy", "competence", "balanced"] = "shuffle"
+    """Order of the examples within an epoch; `competence` draws from a growing share of the easiest, `balanced` puts
+    equally many of every difficulty into every step (after openPangu Embedded's mix, arXiv 2505.22375)."""
+    pacing: PacingSpec = PacingSpec()
+    """Pace of `order: competence`."""
+    bins: int = Field(default=3, ge=2)
+    """Equally large groups of like difficulty that `order: balanced` takes turns between; 3 is terciles."""
     weight: Literal["uniform", "frontier"] = "uniform"
     """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178), p smoothed as (correct+1)/(n+2)."""
+
+    @property
+    def decides(self) -> list[str]:
+        """What pass rates decide, in words; empty where nothing needs them."""
+        order = [f"order {self.order.replace('_', ' ')}"] if self.order != "shuffle" else []
+        weight = [f"weight {self.weight}"] if self.weight != "uniform" else []
+        if self.window is None:
+            return order + weight
+        low = "" if self.window.low is None else f"{self.window.low:g} < "
+        return [*order, *weight, f"only {low}pass rate ≤ {self.window.high:g}"]

@@ -74,9 +74,7 @@ class SftStage(StageSpec):
         given = [self.match_tokens, self.match_seconds, self.training.epochs, self.training.steps]
         if sum(value is not None for value in given) > 1:
             raise ValueError("give one of `match_tokens`, `match_seconds`, `training.epochs` and `training.steps`")
-        if self.curriculum.rollouts is None and (
-            self.curriculum.order != "shuffle" or self.curriculum.weight != "uniform"
-        ):
+        if self.curriculum.rollouts is None and self.curriculum.decides:
             raise ValueError("a curriculum in sft needs `curriculum.rollouts`, the stage that measured the pass rates")
         if self.sequences is None and self.selection != SelectionSpec():
             raise ValueError("`selection` chooses among `sequences`; labels are trained on as they are, so drop it")

@@ -114,12 +114,9 @@ def curricula(evidence: Evidence) -> list[tuple[str, str, dict[str, int]]]:
     for name in evidence.trainings():
         stage = evidence.stages[name]
         if isinstance(stage, SftStage | DistillStage):
-            order, weight = stage.curriculum.order, stage.curriculum.weight
-            decides = ([f"order {order}"] if order != "shuffle" else []) + (
-                [f"weight {weight}"] if weight != "uniform" else []
-            )
+            decides = stage.curriculum.decides
             if decides:
-                found.append((name, ", ".join(decides).replace("_", " "), evidence.artifacts[name].facts["pass_rates"]))
+                found.append((name, ", ".join(decides), evidence.artifacts[name].facts["pass_rates"]))
     return found
 
 

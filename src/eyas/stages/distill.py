@@ -13,7 +13,8 @@ from eyas.records import SequenceRecord
 from eyas.selection import delta_ifd
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
-from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps, selected
+from eyas.storage.difficulty import measured_rates, windowed
+from eyas.storage.finetuning import finetune, fit_length, planned_steps, selected
 from eyas.storage.nll import DIRECTORY, read_nll
 from eyas.storage.scores import read_scores
 from eyas.storage.shards import read_records
@@ -30,6 +31,8 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
     items, dropped = selected(
         fitting, spec=stage.selection, stage=stage.name, delta_ifds=_ifds(stage, context, fitting)
     )
+    rates = measured_rates(context, fallback="sequences")
+    items, outside = windowed(items, curriculum=stage.curriculum, rates=rates, stage=stage.name)
     size = stage.training.batch_size
     steps = stage.training.steps or max(1, round(len(items) * (stage.training.epochs or 1.0) / size))
     sample = staleness_sample(sequences)
@@ -40,7 +43,7 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
         training=stage.training,
         loss=stage.loss,
         curriculum=stage.curriculum,
-        rates=measured_rates(context, fallback="sequences"),
+        rates=rates,
         modes=stage.modes,
         steps=planned_steps(context, lambda: steps),
         card=_card(stage, context, steps),
@@ -50,7 +53,7 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
         after = staleness_after(sample, before=before, context=context)
         sampling = context.inputs["sequences"].config.get("sampling")
         facts |= {"staleness": {"before": asdict(before), "after": asdict(after), "sampling": sampling}}
-    return facts | {"dropped": dropped | {"longer_than_max_length": too_long}}
+    return facts | {"dropped": dropped | outside | {"longer_than_max_length": too_long}}
 
 
 def _ifds(stage: DistillStage, context: StageContext, items: list[TrainingItem]) -> list[float | None] | None:

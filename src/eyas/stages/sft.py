@@ -13,7 +13,8 @@ from eyas.records import MODES, Example, SequenceRecord
 from eyas.storage.artifacts import Artifact
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
-from eyas.storage.finetuning import finetune, fit_length, measured_rates, planned_steps, selected
+from eyas.storage.difficulty import measured_rates, windowed
+from eyas.storage.finetuning import finetune, fit_length, planned_steps, selected
 from eyas.storage.shards import read_records
 from eyas.storage.tokenization import label_sequence, load_tokenizer, stop_ids, vocabulary_size
 
@@ -30,6 +31,8 @@ def run(stage: SftStage, context: StageContext) -> dict[str, Any]:
     dropped: dict[str, int] = {}
     if stage.sequences is not None:
         items, dropped = selected(items, spec=stage.selection, stage=stage.name)
+    rates = measured_rates(context, fallback=None)
+    items, outside = windowed(items, curriculum=stage.curriculum, rates=rates, stage=stage.name)
     steps = planned_steps(context, lambda: _steps(stage, context, items))
     selections = sorted({max(1, steps * part // stage.selections) for part in range(1, stage.selections + 1)})
     facts = finetune(
@@ -38,14 +41,14 @@ def run(stage: SftStage, context: StageContext) -> dict[str, Any]:
         training=stage.training,
         loss=PLAIN,
         curriculum=stage.curriculum,
-        rates=measured_rates(context, fallback=None),
+        rates=rates,
         modes=stage.modes,
         steps=steps,
         card=_card(stage, context, steps),
         selections=selections if stage.select == "best" else (),
         validate=_validator(stage, context) if stage.select == "best" else None,
     )
-    return facts | {"dropped": dropped | {"longer_than_max_length": too_long}}
+    return facts | {"dropped": dropped | outside | {"longer_than_max_length": too_long}}
 
 
 def _sequences(stage: SftStage, context: StageContext) -> list[SequenceRecord]:

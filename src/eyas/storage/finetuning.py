@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from eyas.curriculum import Key, PassRates, frontier_weights, majority_answers, pass_rates, training_order
+from eyas.curriculum import PassRates, training_order
 from eyas.errors import DataError
 from eyas.recipe import CurriculumSpec, LossSpec, SelectionSpec, TrainingSpec
-from eyas.records import Mode, SequenceRecord, seed_for
+from eyas.records import Mode, seed_for
 from eyas.selection import select
-from eyas.storage.artifacts import Artifact, read_json, write_json
+from eyas.storage.artifacts import read_json, write_json
 from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.candidates import Candidates, Validate
 from eyas.storage.context import Progress, StageContext
+from eyas.storage.difficulty import keys_of, weighted
 from eyas.storage.models import device_of, load_model, save_model
 from eyas.storage.probe import using_threads
 from eyas.storage.settings import choose_packing, choose_settings
-from eyas.storage.shards import read_records
 from eyas.storage.tokenization import load_tokenizer
 from eyas.storage.training import train, write_log
 
@@ -64,31 +62,6 @@ def selected(
             f"(dropped: {counts}). Loosen it, or look at what the stages before made."
         )
     return [items[index] for index in made.kept], dict(made.dropped)
-
-
-def measured_rates(context: StageContext, *, fallback: str | None) -> PassRates:
-    """Pass rates from the curriculum's rollouts (input `pass_rates`, else `fallback`); empty without either."""
-    name = "pass_rates" if "pass_rates" in context.inputs else fallback
-    if name is None:
-        return PassRates(rates={}, graded=0, pseudo=0, unknown=0)
-    pseudo = {}
-    if "pseudo_answers" in context.inputs:
-        pseudo = majority_answers(_sequences(context.inputs["pseudo_answers"]))
-    return pass_rates(_sequences(context.inputs[name]), pseudo_answers=pseudo)
-
-
-def _sequences(artifact: Artifact) -> list[SequenceRecord]:
-    return list(read_records(artifact.path / "sequences", kind=SequenceRecord))
-
-
-def weighted(
-    items: Sequence[TrainingItem], keys: Sequence[Key], *, curriculum: CurriculumSpec, rates: PassRates
-) -> list[TrainingItem]:
-    """The items with the curriculum's w_x."""
-    if curriculum.weight == "uniform":
-        return list(items)
-    weights = frontier_weights(keys, rates.rates)
-    return [replace(item, weight=weight) for item, weight in zip(items, weights, strict=True)]
 
 
 def planned_steps(context: StageContext, decide: Callable[[], int]) -> int:
@@ -131,9 +104,15 @@ def finetune(
     tokenizer = load_tokenizer(path)
     model = load_model(path, dtype="float32", device=device_of(context.execution))
     dtype = context.model_dtype()
-    keys: list[Key] = [(item.sequence.example_id, item.sequence.mode) for item in items]
-    stream = training_order(keys, order=curriculum.order, rates=rates.rates, modes=modes, seed=context.recipe.seed)
-    order = list(islice(stream, steps * training.batch_size))
+    order = training_order(
+        keys_of(items),
+        spec=curriculum,
+        ease=rates.rates,
+        modes=modes,
+        seed=context.recipe.seed,
+        steps=steps,
+        batch_size=training.batch_size,
+    )
     packing = choose_packing(
         model,
         items,
@@ -144,7 +123,7 @@ def finetune(
         directory=context.directory,
     )
     loader = StepLoader(
-        weighted(items, keys, curriculum=curriculum, rates=rates),
+        weighted(items, curriculum=curriculum, rates=rates),
         order,
         training=training,
         micro_batch_size=context.execution.micro_batch_size,

@@ -1,16 +1,14 @@
-"""Difficulty from pass rates, and the order and weight that a curriculum gives to examples. Pure functions."""
+"""Difficulty from pass rates, and what follows from it for one example: its weight, and whether it is used at all."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import Literal
 
-from eyas.records import MODES, Mode, SequenceRecord, seed_for
+from eyas.recipe import WindowSpec
+from eyas.records import Mode, SequenceRecord
 
-Order = Literal["shuffle", "easy_to_hard", "hard_to_easy"]
 Key = tuple[str, Mode]
 """An example in a mode: what a pass rate belongs to."""
 
@@ -21,6 +19,8 @@ class PassRates:
 
     rates: Mapping[Key, float]
     """Smoothed: (correct + 1) / (n + 2), the posterior mean under a flat prior: few rollouts are no certainty."""
+    shares: Mapping[Key, float]
+    """As counted: correct / n."""
     graded: int
     pseudo: int
     """How many rest on agreement with the teacher's majority answer instead of a grade."""
@@ -54,6 +54,7 @@ def pass_rates(sequences: Iterable[SequenceRecord], *, pseudo_answers: Mapping[K
     counts = Counter(kinds.values())
     return PassRates(
         rates={key: (sum(right) + 1) / (len(right) + 2) for key, right in outcomes.items()},
+        shares={key: sum(right) / len(right) for key, right in outcomes.items()},
         graded=counts["graded"],
         pseudo=counts["pseudo"],
         unknown=counts["unknown"],
@@ -70,46 +71,18 @@ def frontier_weights(keys: Sequence[Key], rates: Mapping[Key, float]) -> list[fl
     return [rates[key] * (1 - rates[key]) / mean if key in rates else 1.0 for key in keys]
 
 
-def training_order(
-    keys: Sequence[Key],
-    *,
-    order: Order,
-    rates: Mapping[Key, float],
-    modes: Mapping[Mode, float] | None,
-    seed: int,
-) -> Iterator[int]:
-    """Indices of `keys` without end: epoch after epoch, each in its own order, modes interleaved by their shares.
+def outside_window(keys: Sequence[Key], shares: Mapping[Key, float], *, window: WindowSpec) -> list[str | None]:
+    """Why each key is left out, by the share of its rollouts that are right as counted; None where it is kept.
 
-    Every mode runs through its own sequences; a mode with a small share starts its next epoch later. Sequences
-    without a rate count as 0.5 in `easy_to_hard` and `hard_to_easy`; ties are shuffled. Deterministic in `seed`.
+    A key without a share is kept: nothing says that it teaches nothing.
     """
-    by_mode: dict[Mode, list[int]] = defaultdict(list)
-    for index, (_, mode) in enumerate(keys):
-        by_mode[mode].append(index)
-    wanted = {mode: float(len(indices)) for mode, indices in by_mode.items()} if modes is None else dict(modes)
-    shares = {mode: wanted[mode] for mode in MODES if by_mode.get(mode) and wanted.get(mode, 0) > 0}
-    streams = {
-        mode: _epochs(by_mode[mode], keys, order=order, rates=rates, seed=seed_for(seed, mode)) for mode in shares
-    }
-    credit = dict.fromkeys(shares, 0.0)
-    total = sum(shares.values())
-    while shares:
-        for mode, share in shares.items():
-            credit[mode] += share / total
-        mode = max(credit, key=lambda name: credit[name])
-        credit[mode] -= 1.0
-        yield next(streams[mode])
-
-
-def _epochs(
-    indices: Sequence[int], keys: Sequence[Key], *, order: Order, rates: Mapping[Key, float], seed: int
-) -> Iterator[int]:
-    epoch = 0
-    while True:
-        shuffled = list(indices)
-        Random(seed_for(seed, epoch)).shuffle(shuffled)
-        if order != "shuffle":
-            sign = -1 if order == "easy_to_hard" else 1
-            shuffled.sort(key=lambda index: sign * rates.get(keys[index], 0.5))
-        yield from shuffled
-        epoch += 1
+    found: list[str | None] = []
+    for key in keys:
+        share = shares.get(key)
+        if share is not None and share > window.high:
+            found.append("pass_rate_above_window")
+        elif share is not None and window.low is not None and share <= window.low:
+            found.append("pass_rate_below_window")
+        else:
+            found.append(None)
+    return found

@@ -1,0 +1,65 @@
+"""The curriculum of a training stage: pass rates from the rollouts it names, and what they do to its items."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from eyas.curriculum import Key, PassRates, frontier_weights, majority_answers, outside_window, pass_rates
+from eyas.errors import DataError
+from eyas.recipe import CurriculumSpec
+from eyas.records import SequenceRecord
+from eyas.storage.artifacts import Artifact
+from eyas.storage.batches import TrainingItem
+from eyas.storage.context import StageContext
+from eyas.storage.shards import read_records
+
+
+def measured_rates(context: StageContext, *, fallback: str | None) -> PassRates:
+    """Pass rates from the curriculum's rollouts (input `pass_rates`, else `fallback`); empty without either."""
+    name = "pass_rates" if "pass_rates" in context.inputs else fallback
+    if name is None:
+        return PassRates(rates={}, shares={}, graded=0, pseudo=0, unknown=0)
+    pseudo = {}
+    if "pseudo_answers" in context.inputs:
+        pseudo = majority_answers(_sequences(context.inputs["pseudo_answers"]))
+    return pass_rates(_sequences(context.inputs[name]), pseudo_answers=pseudo)
+
+
+def _sequences(artifact: Artifact) -> list[SequenceRecord]:
+    return list(read_records(artifact.path / "sequences", kind=SequenceRecord))
+
+
+def keys_of(items: Sequence[TrainingItem]) -> list[Key]:
+    """What a pass rate belongs to, for each item."""
+    return [(item.sequence.example_id, item.sequence.mode) for item in items]
+
+
+def windowed(
+    items: Sequence[TrainingItem], *, curriculum: CurriculumSpec, rates: PassRates, stage: str
+) -> tuple[list[TrainingItem], dict[str, int]]:
+    """(items whose pass rate is in the curriculum's window, reason -> how many were left out).
+
+    Raises: DataError, if none is left.
+    """
+    if curriculum.window is None:
+        return list(items), {}
+    reasons = outside_window(keys_of(items), rates.shares, window=curriculum.window)
+    dropped = Counter(reason for reason in reasons if reason is not None)
+    kept = [item for item, reason in zip(items, reasons, strict=True) if reason is None]
+    if not kept:
+        counts = ", ".join(f"{reason} {number}" for reason, number in dropped.most_common())
+        raise DataError(
+            f"stage {stage!r}: `curriculum.window` leaves none of {len(items)} sequences to train on (dropped: "
+            f"{counts}). Widen it (low: null, high: 1), or measure difficulty with another model."
+        )
+    return kept, dict(dropped)
+
+
+def weighted(items: Sequence[TrainingItem], *, curriculum: CurriculumSpec, rates: PassRates) -> list[TrainingItem]:
+    """The items with the curriculum's w_x."""
+    if curriculum.weight == "uniform":
+        return list(items)
+    weights = frontier_weights(keys_of(items), rates.rates)
+    return [replace(item, weight=weight) for item, weight in zip(items, weights, strict=True)]
