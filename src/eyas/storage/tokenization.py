@@ -38,7 +38,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 def render_prompt(tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mode, *, thinking: ThinkingSpec) -> str:
     """The prompt up to where the completion starts, rendered by the model's own chat template.
 
-    A template that writes today's date (Llama 3.2, SmolLM3) gets one fixed day: the same recipe is the same prompts tomorrow.
+    A template that writes today's date (Llama 3.2, SmolLM3) gets one fixed day: tomorrow's prompts are the same.
 
     Raises: ModelError, if the tokenizer has no chat template, or the template refuses the messages.
     """
