@@ -23,6 +23,7 @@ FLOORS = (
         "filtering",
         "selection",
         "stats",
+        "accuracy",
         "thinking",
         "splits",
         "grading",

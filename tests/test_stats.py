@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from eyas.stats import mcnemar_exact, paired_difference, pooled_difference, share_of, wilson
+from eyas.stats import (
+    mcnemar_exact,
+    paired_difference,
+    pass_at_k,
+    pooled_difference,
+    share_of,
+    share_of_examples,
+    wilson,
+)
 
 
 def test_wilson_equals_the_textbook_value() -> None:
@@ -34,6 +43,54 @@ def test_a_share_carries_its_interval_and_needs_answers() -> None:
     assert share.as_dict() == {"value": 0.8, "low": wilson(8, 10)[0], "high": wilson(8, 10)[1], "n": 10}
     with pytest.raises(ValueError, match="no answers"):
         share_of([])
+
+
+def test_one_answer_an_example_is_wilsons_own_interval() -> None:
+    assert share_of_examples([1.0] * 617 + [0.0] * 1383, answers=2000) == share_of([True] * 617 + [False] * 1383)
+    assert share_of_examples([1.0] * 20, answers=20) == share_of([True] * 20)
+
+
+def test_several_answers_an_example_by_hand() -> None:
+    # Values 0.5, 1, 0, 0.5 from 2 answers each: mean 0.5, variance (0 + 0.25 + 0.25 + 0) / 4 = 0.125, so of an
+    # example's mean 0.125 / 4; independent answers as good: 0.5 * 0.5 / (0.125 / 4) = 8, all of them.
+    found = share_of_examples([0.5, 1.0, 0.0, 0.5], answers=8)
+    assert (found.value, found.n) == (0.5, 4)
+    assert (found.low, found.high) == pytest.approx(wilson(4, 8))
+    # Values 1, 1, 0, 0: variance 0.25, worth 0.25 / (0.25 / 4) = 4 answers however many were drawn.
+    found = share_of_examples([1.0, 1.0, 0.0, 0.0], answers=64)
+    assert (found.low, found.high) == pytest.approx(wilson(2, 4))
+    # All right: no spread to see, so as many as there are examples.
+    assert share_of_examples([1.0] * 5, answers=40).low == pytest.approx(wilson(5, 5)[0])
+    with pytest.raises(ValueError, match="3 answers to 4 examples"):
+        share_of_examples([1.0] * 4, answers=3)
+
+
+def test_the_clustered_interval_equals_the_bootstrap_over_examples_and_not_that_over_answers() -> None:
+    rng = np.random.default_rng(11)
+    rates = rng.beta(0.4, 0.4, 600)
+    values = rng.binomial(8, rates) / 8
+    found = share_of_examples(list(values), answers=8 * 600)
+    low, high = np.quantile(values[rng.integers(600, size=(10_000, 600))].mean(axis=1), [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.003)
+    naive = wilson(values.sum() * 8, 8 * 600)
+    assert found.high - found.low > 2 * (naive[1] - naive[0])
+
+
+def test_pass_at_k_by_hand() -> None:
+    # 2 of 5 right, 3 drawn: 1 - C(3,3) / C(5,3) = 1 - 1/10; none wrong enough to fill k: 1.
+    assert pass_at_k(5, 2, 3) == pytest.approx(0.9)
+    assert pass_at_k(5, 3, 3) == 1.0
+    assert pass_at_k(5, 0, 5) == 0.0
+    assert pass_at_k(8, 3, 1) == pytest.approx(3 / 8)
+    for n, right, k in ((5, 6, 1), (5, 2, 6), (5, 2, 0)):
+        with pytest.raises(ValueError, match="samples right"):
+            pass_at_k(n, right, k)
+
+
+def test_pass_at_k_is_the_mean_over_all_ways_to_draw_k() -> None:
+    outcomes = [True, False, False, True, False, False, False]
+    drawn = list(itertools.combinations(outcomes, 3))
+    assert pass_at_k(7, 2, 3) == pytest.approx(sum(any(way) for way in drawn) / len(drawn))
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 3), (10, 25), (400, 320), (2100, 1900)])

@@ -194,7 +194,7 @@ class Estimator:
         data = self._examples[stage.data]
         prompts = data.test + (data.off_task_count if data.off_task else 0)
         (model,) = stage.models.values()
-        return self._generation(self._sizes[model], dict.fromkeys(stage.modes, prompts))
+        return self._generation(self._sizes[model], dict.fromkeys(stage.modes, prompts * stage.samples_per_prompt))
 
     def _generation(self, size: ModelSize, prompts: Mapping[Mode, int]) -> Estimate:
         batch = self._execution.generation_batch_size

@@ -30,6 +30,8 @@ class Example:
     """Name of the grader that checks an answer; see `eyas.grading`."""
     level: str = ""
     """Difficulty class given by the source (for the breakdown in the report), empty if none."""
+    origin: str = ""
+    """Which part of a mixture or which reasoning-gym task it came from, for the same; empty for other sources."""
     metadata: str = ""
     """JSON that the grader needs beside the answer (reasoning-gym's own entry, for instance)."""
 

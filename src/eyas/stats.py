@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Share:
-    """A share of `n` graded answers with its 95 % Wilson interval."""
+    """A share over `n` examples with its 95 % Wilson interval."""
 
     value: float
     low: float
@@ -71,14 +71,14 @@ class PooledDifference:
     per_seed: tuple[float, ...]
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: float) -> tuple[float, float]:
     """95 % Wilson score interval of a proportion, without continuity correction.
 
     Not a bound for the difference of two models: for that see `paired_difference`.
 
     Args:
         successes: right answers; a fraction where grades are partial, which makes the interval conservative.
-        n: graded answers.
+        n: graded answers, or what they are worth (`share_of_examples`).
 
     Returns: (low, high), within [0, 1]; (0, 1) where n is 0.
     Raises: ValueError, unless 0 <= successes <= n.
@@ -104,6 +104,46 @@ def share_of(flags: Sequence[bool]) -> Share:
     right = sum(flags)
     low, high = wilson(right, len(flags))
     return Share(value=right / len(flags), low=low, high=high, n=len(flags))
+
+
+def share_of_examples(values: Sequence[float], *, answers: int) -> Share:
+    """Mean of one value per example, 0 to 1, each the mean of several answers, with an interval clustered by example.
+
+    Answers to one example are alike, so `answers` of them are worth fewer independent ones: as many as would have the
+    variance that the examples' values show, at least the number of examples and at most all. Wilson's interval of
+    that many. With one answer an example it is Wilson's own.
+
+    Args:
+        values: per example; an accuracy over its samples, or pass@k.
+        answers: graded answers behind them.
+
+    Raises: ValueError, if there are no examples or fewer answers than examples.
+    Source: effective sample size in Wilson's interval, Franco et al. 2019, doi.org/10.1093/jssam/smy019; standard
+    errors clustered by question, Miller 2024, arXiv 2411.00640, section 2.2.
+    """
+    n = len(values)
+    if not n or answers < n:
+        raise ValueError(f"share_of_examples: {answers} answers to {n} examples; expected at least one to each.")
+    mean = math.fsum(values) / n
+    variance = math.fsum((value - mean) ** 2 for value in values) / n
+    worth = float(n)
+    if 0 < mean < 1:
+        worth = min(answers, max(n, n * mean * (1 - mean) / variance if variance else math.inf))
+    low, high = wilson(math.fsum(values) * (worth / n), worth)
+    return Share(value=mean, low=low, high=high, n=n)
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Chance that at least one of k samples is right, from n of which `right` were: 1 - C(n - right, k) / C(n, k).
+
+    Not 1 - (1 - right/n)^k, which is biased low.
+
+    Raises: ValueError, unless 0 <= right <= n and 1 <= k <= n.
+    Source: Chen et al. 2021, arXiv 2107.03374, equation 1.
+    """
+    if not (0 <= right <= n and 1 <= k <= n):
+        raise ValueError(f"pass_at_k: {right} of {n} samples right, k = {k}; expected k within 1 to {n}.")
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from eyas import grading
 from eyas.errors import DataError
 from eyas.recipe import EvaluateStage, Recipe, RolloutStage, ScoreStage, parse_recipe
 from eyas.records import Example, SequenceRecord
@@ -17,13 +21,15 @@ from eyas.storage.artifacts import Artifact, StageClock
 from eyas.storage.context import SilentProgress, StageContext
 from eyas.storage.scores import read_scores
 from eyas.storage.shards import read_records, shard_paths, write_shard
+from eyas.storage.tokenization import load_tokenizer
 
 STAGE = {"type": "prepare", "source": {"type": "arithmetic"}, "labelled": 1, "validation": 1, "test": 1}
 EXECUTION = {"generation_batch_size": 8, "scoring_batch_size": 4, "device": "cpu"}
 LABELLED = [
-    Example(key=f"{i}+1", prompt=(("user", f"{i}+1"),), answer=str(i + 1), reasoning=f"{i}+1={i + 1}", level="easy")
+    Example(key=f"{i}+1", prompt=(("user", f"{i}+1"),), answer=str(i + 1), reasoning=f"{i}+1={i + 1}", level="easy",
+            origin="odd" if i % 2 else "even")
     for i in range(6)
-]
+]  # fmt: skip
 RAW = [replace(example, key=f"{example.key}?", answer=None, reasoning=None) for example in LABELLED]
 
 
@@ -65,6 +71,11 @@ def inputs(tiny_student: Path, tmp_path: Path) -> dict[str, Artifact]:
     }.items():
         write_shard(root / "examples" / split, 0, examples, kind=Example)
     return {"data": artifact(root), "model": artifact(tiny_student.parent, dtype="float32")}
+
+
+def greedy(**fields: Any) -> EvaluateStage:
+    given = {"models": {"base": "student"}, "sampling": {"temperature": 0, "max_completion_tokens": 20}}
+    return EvaluateStage.model_validate({"type": "evaluate", **given} | fields)
 
 
 def rollout_stage(**fields: Any) -> RolloutStage:
@@ -154,14 +165,7 @@ def test_evaluation_measures_accuracy_forgetting_and_divergence(
 ) -> None:
     given = inputs | scored(inputs, tiny_teacher, tmp_path)
     given["model:base"] = given["model"]
-    stage = EvaluateStage.model_validate(
-        {
-            "type": "evaluate",
-            "models": {"base": "student"},
-            "sampling": {"temperature": 0, "max_completion_tokens": 20},
-            "divergence_scores": {"student": "score"},
-        }
-    )
+    stage = greedy(divergence_scores={"student": "score"})
     facts = evaluate.run(stage, context(tmp_path / "e", given))
     for mode in ("reasoning", "fast"):
         accuracy = facts["accuracy"][mode]
@@ -175,3 +179,45 @@ def test_evaluation_measures_accuracy_forgetting_and_divergence(
     again = evaluate.run(stage, context(tmp_path / "e", given))
     assert again["bulk"]["tokens_per_second"] is None
     assert again | {"bulk": None} == facts | {"bulk": None}
+
+
+def test_evaluation_facts_say_by_which_grader_prompts_and_settings(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    given = inputs | {"model:base": inputs["model"]}
+    settings = evaluate.run(greedy(), context(tmp_path / "e", given))["settings"]
+    assert settings["grading_version"] == grading.VERSION
+    assert settings["sampling"]["max_completion_tokens"] == 20
+    assert (settings["samples_per_prompt"], settings["thinking"]["switch"]) == (1, "")
+    tokenizer = load_tokenizer(inputs["model"].path / "model")
+    answers = sorted(
+        read_records(tmp_path / "e" / "predictions", kind=SequenceRecord), key=lambda item: item.example_id
+    )
+    texts = [tokenizer.decode(item.prompt_ids) for item in answers if item.mode == "fast"]
+    assert texts[0].endswith("<think>\n\n</think>\n\n")
+    assert settings["prompts_sha256"]["fast"] == hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    assert settings["prompts_sha256"]["fast"] != settings["prompts_sha256"]["reasoning"]
+    template = hashlib.sha256(json.dumps(tokenizer.chat_template).encode()).hexdigest()
+    assert settings["template_sha256"] == template
+
+
+def test_sampled_evaluation_answers_every_example_several_times_and_tells_sources_apart(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    given = inputs | {"model:base": inputs["model"]}
+    stage = greedy(sampling={"temperature": 1, "max_completion_tokens": 8}, samples_per_prompt=3, pass_at=[1, 3])
+    facts = evaluate.run(stage, context(tmp_path / "e", given))
+    answers = list(read_records(tmp_path / "e" / "predictions", kind=SequenceRecord))
+    assert len(answers) == 2 * 6 * 3
+    assert [item.sample for item in answers[:4]] == [0, 1, 2, 0]
+    assert len({tuple(item.completion_ids) for item in answers}) > 12
+    assert facts["accuracy"]["fast"]["n"] == 6
+    assert set(facts["pass_at_k"]["fast"]) == {"1", "3"}
+    assert {name: found["n"] for name, found in facts["by_source"]["fast"].items()} == {"even": 3, "odd": 3}
+
+
+def test_greedy_samples_and_a_k_beyond_the_samples_are_recipe_errors() -> None:
+    with pytest.raises(ValidationError, match=r"`samples_per_prompt: 4` needs `sampling.temperature` above 0"):
+        greedy(samples_per_prompt=4)
+    with pytest.raises(
+        ValidationError, match=r"`pass_at: 8` needs at least as many samples, found `samples_per_prompt: 4`"
+    ):
+        greedy(sampling={"temperature": 1}, samples_per_prompt=4, pass_at=[1, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,16 @@ def test_parts_get_their_shares() -> None:
     source = mixture((3, ARITHMETIC), (1, {"type": "words"}))
     examples = load_examples(source, split="train", count=400, seed=0)
     assert Counter(example.grader for example in examples) == {"numeric": 300, "exact": 100}
+
+
+def test_every_example_says_which_part_it_is_of(tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(f'{{"question": "{n}+1?", "answer": "{n + 1}"}}\n' for n in range(200)))
+    parts = ARITHMETIC, {"type": "file", "path": str(path)}, {"type": "arithmetic", "terms": [4]}
+    source = mixture(*((1, part) for part in parts))
+    examples = load_examples(source, split="train", count=30, seed=0)
+    expected = {"arithmetic (part 1)": 10, "sums": 10, "arithmetic (part 3)": 10}
+    assert Counter(example.origin for example in examples) == expected
 
 
 def test_a_part_without_examples_is_named() -> None:

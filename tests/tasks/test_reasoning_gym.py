@@ -99,3 +99,8 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_a_wrong_configuration_is_a_recipe_error() -> None:
     with pytest.raises(RecipeError, match="chain_sum"):
         list(islice(draw(source("chain_sum", no_such_field=1), split="train", seed=0), 1))
+
+
+def test_the_origin_is_the_task() -> None:
+    examples = islice(draw(source("letter_counting"), split="train", seed=0), 3)
+    assert {example.origin for example in examples} == {"letter_counting"}

@@ -20,6 +20,7 @@ class PrepareStage(StageSpec):
     """Load, deduplicate, decontaminate and split examples."""
 
     makes: ClassVar[Kind] = "examples"
+    version: ClassVar[int] = 2
     type: Literal["prepare"]
     source: DataSource
     """Where the examples come from."""
@@ -207,7 +208,7 @@ class EvaluateStage(StageSpec):
     """
 
     makes: ClassVar[Kind] = "evaluation"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     type: Literal["evaluate"]
     models: dict[str, str] = Field(min_length=1)
     """Role in the report -> `student`, `teacher` or a stage name."""
@@ -217,10 +218,28 @@ class EvaluateStage(StageSpec):
     """The modes in which every example is answered."""
     sampling: SamplingSpec = SamplingSpec(temperature=0.0)
     """Greedy unless the recipe says otherwise."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """Answers per example and mode; several need a `sampling.temperature` above 0, greedy ones being all the same."""
+    pass_at: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    """The k of the report's pass@k (arXiv 2107.03374), each at most `samples_per_prompt`."""
     divergence_prompts: int = Field(default=128, ge=0)
     """Validation prompts on whose sampled completions KL(teacher || model) is measured; 0 measures none."""
     divergence_scores: dict[str, str] = {}
     """Set by `expand`: whose prefixes -> score stage."""
+
+    @model_validator(mode="after")
+    def _sampled(self) -> EvaluateStage:
+        if self.samples_per_prompt > 1 and self.sampling.temperature == 0:
+            raise ValueError(
+                f"`samples_per_prompt: {self.samples_per_prompt}` needs `sampling.temperature` above 0: "
+                "greedy answers to one prompt are all the same"
+            )
+        if too_many := [k for k in self.pass_at if k > self.samples_per_prompt]:
+            raise ValueError(
+                f"`pass_at: {too_many[0]}` needs at least as many samples, found "
+                f"`samples_per_prompt: {self.samples_per_prompt}`"
+            )
+        return self
 
     def references(self) -> dict[str, tuple[str, Kind]]:
         found: dict[str, tuple[str, Kind]] = {"data": (self.data, "examples")}

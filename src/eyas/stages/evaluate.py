@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from eyas import grading
+from eyas.accuracy import accuracy, breakdown, by_mode, pass_at
 from eyas.engines.respondent import Job, Respondent, load_respondent
 from eyas.recipe import EvaluateStage
-from eyas.records import MODES, Example, Mode, SequenceRecord
-from eyas.stats import Share, share_of
+from eyas.records import Example, Mode, SequenceRecord
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
 from eyas.storage.models import parameter_count, weight_bytes
@@ -29,7 +31,7 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
     root = context.inputs["data"].path / "examples"
     test = list(read_records(root / "test", kind=Example))
     off_task = list(read_records(root / "off_task", kind=Example))
-    context.progress.start((len(test) + len(off_task)) * len(stage.modes), unit="answers")
+    context.progress.start((len(test) + len(off_task)) * len(stage.modes) * stage.samples_per_prompt, unit="answers")
     respondent = load_respondent(
         path,
         dtype=context.model_dtype(f"model:{role}"),
@@ -38,14 +40,18 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
     )
     predictions, speed = _answers(stage, context, respondent, test, "predictions")
     forgotten, _ = _answers(stage, context, respondent, off_task, "off_task")
+    origins = {example.id: example.origin for example in test}
     return {
         "role": role,
         "parameters": parameter_count(path),
         "bytes": weight_bytes(path),
-        "accuracy": {mode: _accuracy(part) for mode, part in _by_mode(predictions).items()},
-        "by_level": _by_level(predictions, test),
+        "settings": _settings(stage, context, respondent, predictions),
+        "accuracy": {mode: accuracy(part) for mode, part in by_mode(predictions).items()},
+        "pass_at_k": {mode: pass_at(part, stage.pass_at) for mode, part in by_mode(predictions).items()},
+        "by_level": breakdown(predictions, {example.id: example.level for example in test}),
+        "by_source": breakdown(predictions, origins) if len(set(origins.values()) - {""}) > 1 else {},
         "off_task": {
-            "accuracy": {mode: _accuracy(part) for mode, part in _by_mode(forgotten).items()},
+            "accuracy": {mode: accuracy(part) for mode, part in by_mode(forgotten).items()},
             "nll": _nll(respondent, off_task, stage.modes),
         },
         "divergence": _divergence(stage, context, respondent),
@@ -60,7 +66,12 @@ def _answers(
 
     Bulk throughput on this machine, not the latency that a device would show.
     """
-    jobs: list[Job] = [(example, mode, 0) for mode in stage.modes for example in examples]
+    jobs: list[Job] = [
+        (example, mode, sample)
+        for mode in stage.modes
+        for example in examples
+        for sample in range(stage.samples_per_prompt)
+    ]
     directory = context.directory / name
     seconds, tokens = 0.0, 0
     for index, start in enumerate(range(0, len(jobs), SHARD)):
@@ -77,33 +88,31 @@ def _answers(
     return list(read_records(directory, kind=SequenceRecord)), tokens / seconds if tokens else None
 
 
-def _by_mode(sequences: Sequence[SequenceRecord]) -> dict[Mode, list[SequenceRecord]]:
-    parts = {mode: [item for item in sequences if item.mode == mode] for mode in MODES}
-    return {mode: part for mode, part in parts.items() if part}
-
-
-def _share(sequences: Sequence[SequenceRecord]) -> Share:
-    return share_of([item.grade is not None and item.grade >= 1.0 for item in sequences])
-
-
-def _accuracy(sequences: Sequence[SequenceRecord]) -> dict[str, float]:
-    lengths = [len(item.completion_ids) for item in sequences]
+def _settings(
+    stage: EvaluateStage, context: StageContext, respondent: Respondent, answers: Sequence[SequenceRecord]
+) -> dict[str, Any]:
+    """What the numbers hang on: grader, prompts as the model saw them, sampling, template, thinking format."""
+    tokenizer = respondent.tokenizer
+    prompts = {
+        mode: [
+            str(tokenizer.decode(item.prompt_ids, clean_up_tokenization_spaces=False))
+            for item in sorted(part, key=lambda item: item.example_id)
+            if item.sample == 0
+        ]
+        for mode, part in by_mode(answers).items()
+    }
     return {
-        **_share(sequences).as_dict(),
-        "mean_tokens": sum(lengths) / len(lengths),
-        "truncated": sum(item.finish_reason == "length" for item in sequences) / len(sequences),
+        "grading_version": grading.VERSION,
+        "prompts_sha256": {mode: _sha256(texts) for mode, texts in prompts.items()},
+        "template_sha256": _sha256(tokenizer.chat_template),
+        "thinking": context.recipe.thinking.model_dump(),
+        "sampling": stage.sampling.model_dump(),
+        "samples_per_prompt": stage.samples_per_prompt,
     }
 
 
-def _by_level(sequences: Sequence[SequenceRecord], examples: Sequence[Example]) -> dict[str, dict[str, Any]]:
-    levels = {example.id: example.level for example in examples}
-    found: dict[str, dict[str, list[SequenceRecord]]] = defaultdict(lambda: defaultdict(list))
-    for item in sequences:
-        if levels[item.example_id]:
-            found[item.mode][levels[item.example_id]].append(item)
-    return {
-        mode: {level: _share(part).as_dict() for level, part in sorted(parts.items())} for mode, parts in found.items()
-    }
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _nll(respondent: Respondent, examples: Sequence[Example], modes: Sequence[Mode]) -> float | None:

@@ -26,7 +26,8 @@ _IDS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 SCHEMAS: dict[type, pa.Schema] = {
     Example: pa.schema(
         [("key", pa.string()), ("prompt", pa.list_(pa.list_(pa.string()))), ("answer", pa.string()),
-         ("reasoning", pa.string()), ("grader", pa.string()), ("level", pa.string()), ("metadata", pa.string())]
+         ("reasoning", pa.string()), ("grader", pa.string()), ("level", pa.string()), ("origin", pa.string()),
+         ("metadata", pa.string())]
     ),
     SequenceRecord: pa.schema(
         [("example_id", pa.string()), ("sample", pa.int32()), ("mode", pa.string()), ("source", pa.string()),

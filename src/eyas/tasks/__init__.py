@@ -7,8 +7,11 @@ repeat a problem; files and hub data sets are sampled as they are, so that `prep
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 from eyas.errors import DataError
@@ -95,12 +98,25 @@ def _generated(source: ArithmeticSource | WordsSource, *, split: Split, count: i
 def _mixture(source: MixtureSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:
     total = sum(part.share for part in source.parts)
     left = count
+    names = _part_names(source)
     for number, part in enumerate(source.parts, start=1):
         share = min(left, max(1, round(count * part.share / total)))
         if number == len(source.parts):
             share = left
         examples = list(load_examples(part.source, split=split, count=share, seed=seed))
         left -= share
-        yield from examples
+        yield from (item if item.origin else replace(item, origin=names[number - 1]) for item in examples)
         if share and not examples:
             raise DataError(f"the mixture's part {part.source.type} has no examples for the {split} split.")
+
+
+def _part_names(source: MixtureSource) -> list[str]:
+    """What the report calls the parts: a file's name, a data set's id, else the type; numbered where two are alike."""
+    names = [
+        Path(part.source.path).stem if isinstance(part.source, FileSource)
+        else part.source.id if isinstance(part.source, HubSource)
+        else part.source.type
+        for part in source.parts
+    ]  # fmt: skip
+    alike = Counter(names)
+    return [f"{name} (part {at})" if alike[name] > 1 else name for at, name in enumerate(names, start=1)]

@@ -96,6 +96,7 @@ def _example(task: str, entry: dict[str, Any], key: str) -> Example:
         reasoning=trace(entry) if trace is not None else None,
         grader="reasoning_gym",
         level=_level(entry["metadata"]),
+        origin=task,
         metadata=json.dumps(entry, default=str),
     )
 

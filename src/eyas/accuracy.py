@@ -1,0 +1,66 @@
+"""What graded answers say: accuracy, its breakdown by a class of examples, pass@k. Pure functions of sequences."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from eyas.records import MODES, Mode, SequenceRecord
+from eyas.stats import pass_at_k, share_of_examples
+
+Numbers = dict[str, float]
+"""A share as in `summary.json` (value, low, high, n), with what stands beside it."""
+
+
+def by_mode(sequences: Sequence[SequenceRecord]) -> dict[Mode, list[SequenceRecord]]:
+    """The answers of each mode that has any."""
+    parts = {mode: [item for item in sequences if item.mode == mode] for mode in MODES}
+    return {mode: part for mode, part in parts.items() if part}
+
+
+def accuracy(sequences: Sequence[SequenceRecord]) -> Numbers:
+    """Share of right answers, n examples, its 95 % interval, mean completion tokens, share cut at the length limit.
+
+    Several samples of one example count as one example with their mean: see `eyas.stats.share_of_examples`.
+
+    Raises: ValueError, if there are no answers.
+    """
+    rates = [sum(flags) / len(flags) for flags in _outcomes(sequences)]
+    share = share_of_examples(rates, answers=len(sequences))
+    lengths = [len(item.completion_ids) for item in sequences]
+    return {
+        **share.as_dict(),
+        "mean_tokens": sum(lengths) / len(lengths),
+        "truncated": sum(item.finish_reason == "length" for item in sequences) / len(sequences),
+    }
+
+
+def breakdown(sequences: Sequence[SequenceRecord], classes: Mapping[str, str]) -> dict[Mode, dict[str, Numbers]]:
+    """Accuracy by mode and class (example id -> class, empty for none), classes in alphabetical order."""
+    found: dict[Mode, dict[str, list[SequenceRecord]]] = defaultdict(lambda: defaultdict(list))
+    for item in sequences:
+        if classes[item.example_id]:
+            found[item.mode][classes[item.example_id]].append(item)
+    return {mode: {name: accuracy(part) for name, part in sorted(parts.items())} for mode, parts in found.items()}
+
+
+def pass_at(sequences: Sequence[SequenceRecord], ks: Sequence[int]) -> dict[str, Numbers]:
+    """Unbiased pass@k for every k, with its interval over the examples.
+
+    Raises: ValueError, if there are no answers, or an example has fewer than k.
+    """
+    outcomes = _outcomes(sequences)
+    return {
+        str(k): share_of_examples(
+            [pass_at_k(len(flags), sum(flags), k) for flags in outcomes], answers=len(sequences)
+        ).as_dict()
+        for k in ks
+    }
+
+
+def _outcomes(sequences: Sequence[SequenceRecord]) -> list[list[bool]]:
+    """Per example: whether each of its answers is right; an answer without a grade is not."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    for item in sequences:
+        found[item.example_id].append(item.grade is not None and item.grade >= 1.0)
+    return list(found.values())
