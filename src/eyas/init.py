@@ -23,7 +23,7 @@ from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.models import describe
 from eyas.storage.tokenization import load_tokenizer
-from eyas.tasks.files import read_jsonl
+from eyas.tasks.files import read_file
 from eyas.thinking import format_of_template
 
 LEARNING_RATES = ((5e6, 4e-3), (50e6, 5e-4), (300e6, 1e-4), (700e6, 3e-5), (float("inf"), 1e-5))
@@ -32,8 +32,8 @@ TINY = 5e6
 """Parameters up to which a student is trained as the embedded one is: short completions, large batches."""
 LABEL_SHARE = 0.3
 """Share of the training examples whose answers are used, if as many have one; distillation needs prompts only."""
-COUNT_LINES = 200_000
-"""Lines of a data file that are read to count it."""
+COUNT_ROWS = 200_000
+"""Rows of a data file that are read to count it."""
 ARITHMETIC = "builtin:arithmetic"
 GENERATED = 10_000
 """Examples that a recipe for a generated task takes, as a file of as many lines would give."""
@@ -94,9 +94,9 @@ def _check_free(path: Path) -> None:
 
 
 def _count_rows(data: str) -> Rows:
-    """The rows of a JSON Lines file, or of `builtin:arithmetic`.
+    """The rows of a data file or a directory of shards, or of `builtin:arithmetic`.
 
-    Raises: DataError, if a line is malformed or a split has no answer.
+    Raises: DataError, if a record is malformed or a split has no answer.
     """
     rows = Rows()
     if data == ARITHMETIC:
@@ -104,11 +104,11 @@ def _count_rows(data: str) -> Rows:
         rows.answered.update(test=test, validation=validation, train=GENERATED - test - validation)
         rows.reasoned = True
         return rows
-    for number, example in enumerate(read_jsonl(Path(data).expanduser(), grader="numeric"), start=1):
+    for number, example in enumerate(read_file(Path(data).expanduser(), grader="numeric"), start=1):
         counted = rows.unanswered if example.answer is None else rows.answered
         counted[split_of(example.key)] += 1
         rows.reasoned = rows.reasoned or example.reasoning is not None
-        if number >= COUNT_LINES:
+        if number >= COUNT_ROWS:
             break
     for split in ("train", "validation", "test"):
         if not rows.answered[split]:

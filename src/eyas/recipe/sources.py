@@ -32,11 +32,14 @@ class ReasoningGymSource(Spec):
 
 
 class FileSource(Spec):
-    """JSON Lines, one object per line: `question`/`answer`, `prompt`/`completion` or chat `messages`."""
+    """A data file, or a directory of shards: JSON Lines, a JSON array, CSV, TSV (all also as `.gz`) or Parquet.
+
+    The schemas that need no configuration are in docs/data.md.
+    """
 
     type: Literal["file"]
     path: str
-    """Training and validation examples (and test ones, unless `test_path` is given)."""
+    """File or directory of the training and validation examples (and test ones, unless `test_path` is given)."""
     test_path: str | None = None
     """Test examples; without it 10 % of `path`, by hash of the problem, are held out."""
     grader: str = "numeric"

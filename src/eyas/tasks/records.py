@@ -1,8 +1,11 @@
-"""One JSON object to an Example: the schemas that are recognised without configuration."""
+"""One record to an Example: the schemas that are recognised without configuration."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from eyas.errors import DataError
@@ -12,51 +15,84 @@ _CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations."""
 _GSM8K_ANSWER = re.compile(r"####[ \t]*([^\n]*)\Z")
 """In the last line only: elsewhere `####` is a Markdown heading."""
-_ROLES = ("system", "user", "assistant")
+_ANSWERS = ("answer", "completion")
+_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+"""Roles of chat messages and of ShareGPT's `conversations` -> the role in a prompt."""
+_EXPECTED = "`messages`, `conversations`, `question`, `prompt` or `instruction`"
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a schema finds in a row, as text."""
+
+    prompt: tuple[tuple[str, str], ...]
+    reference: str | None
+    reasoning: str | None = None
 
 
 def example_of(row: object, *, grader: str, where: str) -> Example:
-    """An Example from `question`/`answer` (GSM8K's `####` splits reasoning from answer), `prompt`/`completion` or
-    chat `messages` (the last assistant message is the reference); `reasoning`, `level` and a `<think>` block too.
+    """An Example from a row in one of the schemas of docs/data.md, recognised by its keys.
+
+    GSM8K's `####` and a `<think>` block split reasoning from answer; `reasoning` and `level` are taken in every schema,
+    `system` in those that are no chat.
 
     Raises: DataError, starting with `where`.
     """
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object, found {type(row).__name__}.")
-    if "messages" in row:
-        prompt, reference = _messages(row["messages"], where=where)
-    elif "question" in row or "prompt" in row:
-        name = "question" if "question" in row else "prompt"
-        prompt = (("user", _text(row, name, where=where)),)
-        field = next((key for key in ("answer", "completion") if row.get(key) is not None), None)
-        reference = None if field is None else _text(row, field, where=where)
-    else:
-        found = ", ".join(map(str, list(row)[:8])) or "none"
-        raise DataError(f"{where}: expected `question`, `prompt` or `messages`, found the keys: {found}.")
-    reasoning = _text(row, "reasoning", where=where) if row.get("reasoning") is not None else None
-    answer = reference
-    if reference is not None:
-        answer, reasoning = _split_reference(reference, reasoning, where=where)
+    parts = _parts(row, where=where)
+    reasoning = _optional(row, "reasoning", where=where) or parts.reasoning
+    answer = parts.reference
+    if answer is not None:
+        answer, reasoning = _split_reference(answer, reasoning, where=where)
         if not answer:
             raise DataError(
                 f"{where}: the reference has no final answer (an empty text or nothing after its reasoning)."
             )
     return Example(
-        key=" ".join(" ".join(text.split()) for _, text in prompt),
-        prompt=prompt,
+        key=" ".join(" ".join(text.split()) for _, text in parts.prompt),
+        prompt=parts.prompt,
         answer=answer,
         reasoning=reasoning,
         grader=grader,
-        level="" if row.get("level") is None else _text(row, "level", where=where),
+        level=_optional(row, "level", where=where) or "",
     )
+
+
+def _parts(row: dict[str, Any], *, where: str) -> _Parts:
+    for name in ("messages", "conversations"):
+        if name in row:
+            return _chat(row[name], name=name, where=where)
+    if isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list | None):
+        return _chat([*row["prompt"], *(row.get("completion") or ())], name="prompt", where=where)
+    system = _optional(row, "system", where=where)
+    before = (("system", system),) if system else ()
+    for name, answers in (("question", _ANSWERS), ("prompt", _ANSWERS), ("instruction", ("output",))):
+        if name in row:
+            text = _text(row, name, where=where)
+            # Alpaca leaves `input` empty where the instruction says everything.
+            if name == "instruction" and row.get("input") not in (None, ""):
+                text += "\n\n" + _text(row, "input", where=where)
+            field = next((key for key in answers if row.get(key) is not None), None)
+            reference = None if field is None else _text(row, field, where=where)
+            return _Parts(prompt=(*before, ("user", text)), reference=reference)
+    found = ", ".join(map(str, list(row)[:8])) or "none"
+    raise DataError(f"{where}: expected {_EXPECTED}, found the keys: {found}.")
+
+
+def _optional(row: dict[str, Any], field: str, *, where: str) -> str | None:
+    return None if row.get(field) is None else _text(row, field, where=where)
 
 
 def _text(row: dict[str, Any], field: str, *, where: str) -> str:
     value = row[field]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        if not isfinite(value):
+            raise DataError(f"{where}: `{field}` must be text or a finite number, found {value}.")
         value = str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: `{field}` must be text, found {type(value).__name__}.")
+        found = "nothing" if value is None else type(value).__name__
+        raise DataError(f"{where}: `{field}` must be text, found {found}.")
     if not value.strip():
         raise DataError(f"{where}: `{field}` is empty.")
     try:
@@ -66,28 +102,35 @@ def _text(row: dict[str, Any], field: str, *, where: str) -> str:
     return value.strip()
 
 
-def _messages(value: object, *, where: str) -> tuple[tuple[tuple[str, str], ...], str | None]:
+def _chat(value: object, *, name: str, where: str) -> _Parts:
+    """Turns of a chat; the last one is the reference, if it is the assistant's."""
     if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: `messages` must be a list that is not empty.")
+        raise DataError(f"{where}: `{name}` must be a list that is not empty.")
     turns: list[tuple[str, str]] = []
+    sharegpt = isinstance(value[0], dict) and "from" in value[0]
+    speaker, said = ("from", "value") if sharegpt else ("role", "content")
     for number, message in enumerate(value, start=1):
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise DataError(f"{where}: message {number} needs a `role` out of {', '.join(_ROLES)} and a `content`.")
-        turns.append(
-            (message["role"], _text({"content": None, **message}, "content", where=f"{where}, message {number}"))
-        )
-    reference = turns.pop()[1] if turns[-1][0] == "assistant" else None
+        role = _ROLES.get(str(message.get(speaker))) if isinstance(message, dict) else None
+        if role is None:
+            raise DataError(f"{where}: message {number} needs a `{speaker}` out of {', '.join(_ROLES)} and a `{said}`.")
+        turns.append((role, _text({said: None, **message}, said, where=f"{where}, message {number}")))
+    reference = reasoning = None
+    if turns[-1][0] == "assistant":
+        reference = turns.pop()[1]
+        reasoning = _optional(value[-1], "reasoning_content", where=f"{where}, message {len(value)}")
     if not turns or turns[-1][0] != "user":
         raise DataError(f"{where}: the last message before the reference must be the user's.")
-    return tuple(turns), reference
+    return _Parts(prompt=tuple(turns), reference=reference, reasoning=reasoning)
 
 
 def _split_reference(text: str, reasoning: str | None, *, where: str) -> tuple[str, str | None]:
+    """The final answer and the reasoning; one that a field of its own gives wins over one inside the text."""
+    steps, closed, rest = text.partition("</think>")
+    if closed:
+        reasoning = reasoning or steps.replace("<think>", "", 1).strip() or None
+        text = rest.strip()
+    elif text.startswith("<think>"):
+        raise DataError(f"{where}: `<think>` opens and never closes, so there is no final answer.")
     if gsm8k := _GSM8K_ANSWER.search(text):
         return gsm8k[1].strip(), reasoning or _CALCULATOR.sub("", text[: gsm8k.start()]).strip() or None
-    steps, closed, answer = text.partition("</think>")
-    if closed:
-        return answer.strip(), reasoning or steps.replace("<think>", "", 1).strip() or None
-    if text.startswith("<think>"):
-        raise DataError(f"{where}: `<think>` opens and never closes, so there is no final answer.")
     return text, reasoning

@@ -1,0 +1,94 @@
+"""Records of the common schemas become the same example, whatever their keys are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eyas.errors import DataError
+from eyas.records import Example
+from eyas.tasks.records import example_of
+
+USER = {"role": "user", "content": "1+1"}
+SAID = {"from": "human", "value": "1+1"}
+THOUGHT = "<think>1+1=2</think>\n\n2"
+
+
+def example(row: object) -> Example:
+    return example_of(row, grader="numeric", where="data, line 1")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "1+1", "answer": "1+1=<<1+1=2>>2\n#### 2"},
+        {"question": "1+1", "answer": "<think>1+1=2</think>\n#### 2"},
+        {"question": "1+1", "answer": 2, "reasoning": "1+1=2"},
+        {"prompt": "1+1", "completion": THOUGHT},
+        {"prompt": "1+1", "completion": "1+1=2</think>2"},
+        {"prompt": [USER], "completion": [{"role": "assistant", "content": THOUGHT}]},
+        {"messages": [USER, {"role": "assistant", "content": THOUGHT}]},
+        {"messages": [USER, {"role": "assistant", "content": "2", "reasoning_content": "1+1=2"}]},
+        {"instruction": "1+1", "input": "", "output": THOUGHT},
+        {"instruction": "1+1", "output": "2", "reasoning": "1+1=2"},
+        {"conversations": [SAID, {"from": "gpt", "value": THOUGHT}]},
+        {"conversations": [USER, {"role": "assistant", "content": THOUGHT}]},
+    ],
+)
+def test_every_schema_gives_prompt_reasoning_and_answer(row: dict[str, Any]) -> None:
+    found = example(row)
+    assert (found.prompt, found.answer) == ((("user", "1+1"),), "2")
+    assert found.reasoning in {"1+1=2", "1+1=2\n"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "1+1", "completion": None},
+        {"prompt": [USER]},
+        {"messages": [USER]},
+        {"instruction": "1+1"},
+        {"conversations": [SAID]},
+    ],
+)
+def test_every_schema_may_be_a_prompt_alone(row: dict[str, Any]) -> None:
+    assert (example(row).answer, example(row).reasoning) == (None, None)
+
+
+def test_alpacas_input_follows_its_instruction_and_a_system_prompt_goes_first() -> None:
+    found = example({"system": "Be brief.", "instruction": "Add.", "input": "1, 1", "output": "2"})
+    assert found.prompt == (("system", "Be brief."), ("user", "Add.\n\n1, 1"))
+    assert found.key == "Be brief. Add. 1, 1"
+
+
+def test_sharegpt_keeps_all_turns_and_the_last_reply_is_the_reference() -> None:
+    turns = [("system", "S"), ("human", "1+1"), ("gpt", "2"), ("human", "2+2"), ("gpt", "4")]
+    found = example({"conversations": [{"from": who, "value": text} for who, text in turns]})
+    assert found.prompt == (("system", "S"), ("user", "1+1"), ("assistant", "2"), ("user", "2+2"))
+    assert found.answer == "4"
+
+
+def test_an_empty_pair_of_marks_is_a_fast_answer() -> None:
+    found = example({"prompt": "1+1", "completion": "<think>\n\n</think>\n\n2"})
+    assert (found.answer, found.reasoning) == ("2", None)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"conversations": [{"from": "tool", "value": "a"}]}, r"message 1 needs a `from` out of .*gpt and a `value`"),
+        ({"conversations": [SAID, {"from": "gpt"}]}, r"message 2: `value` must be text, found nothing"),
+        ({"conversations": {"from": "human"}}, r"`conversations` must be a list"),
+        ({"instruction": "a", "input": ["b"]}, r"`input` must be text, found list"),
+        ({"instruction": "a", "output": "  "}, r"`output` is empty"),
+        ({"prompt": "a", "system": 1.5, "level": {}}, r"`level` must be text, found dict"),
+        ({"prompt": [], "completion": []}, r"`prompt` must be a list that is not empty"),
+        ({"prompt": [USER], "completion": "b"}, r"`prompt` must be text, found list"),
+        ({"prompt": float("nan")}, r"`prompt` must be text or a finite number, found nan"),
+        ({"prompt": b"bytes"}, r"`prompt` must be text, found bytes"),
+    ],
+)
+def test_a_malformed_record_says_what_was_found(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=rf"data, line 1.*{message}"):
+        example(row)
