@@ -8,9 +8,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from eyas.engines.base import Request, Sampled
+from eyas.engines.base import Request
 from eyas.engines.transformers import TransformersEngine
-from eyas.grading import extract_answer, grade
+from eyas.grading import can_grade, extract_answer
 from eyas.recipe import ExecutionSpec, SamplingSpec, ThinkingSpec
 from eyas.records import Example, Mode, SequenceRecord, Source, seed_for
 from eyas.storage.models import device_of, load_model
@@ -22,6 +22,7 @@ from eyas.storage.tokenization import (
     stop_ids,
     vocabulary_size,
 )
+from eyas.storage.verdicts import judge
 from eyas.thinking import begins_thinking, parse_completion
 
 Job = tuple[Example, Mode, int]
@@ -50,40 +51,44 @@ class Respondent:
             for prompt, (example, mode, sample) in zip(prompts, jobs, strict=True)
         ]
         results = self.engine.generate(requests, sampling=sampling, stop=self.stop)
+        texts = [decode_completion(self.tokenizer, result.completion_ids, stop=self.stop) for result in results]
+        answers = [
+            None if result.finish_reason == "length" else self._answer_part(text, prompt=prompt)
+            for text, prompt, result in zip(texts, prompts, results, strict=True)
+        ]
         return [
-            self._record(
-                job,
-                request.prompt_ids,
-                result,
-                opened=begins_thinking(prompt, thinking=self.thinking),
+            SequenceRecord(
+                example_id=example.id,
+                sample=sample,
+                mode=mode,
                 source=source,
-                sampled=sampling.temperature > 0,
+                prompt_ids=request.prompt_ids,
+                completion_ids=result.completion_ids,
+                finish_reason=result.finish_reason,
+                sampling_logprobs=result.logprobs if sampling.temperature > 0 else [],
+                text=text,
+                answer=None if answer is None else extract_answer(answer, grader=example.grader),
+                grade=verdict,
             )
-            for job, prompt, request, result in zip(jobs, prompts, requests, results, strict=True)
+            for (example, mode, sample), request, result, text, answer, verdict in zip(
+                jobs, requests, results, texts, answers, _verdicts(answers, jobs), strict=True
+            )
         ]
 
-    def _record(
-        self, job: Job, prompt_ids: list[int], result: Sampled, *, opened: bool, source: Source, sampled: bool
-    ) -> SequenceRecord:
-        example, mode, sample = job
-        text = decode_completion(self.tokenizer, result.completion_ids, stop=self.stop)
-        whole = self.thinking.open + text if opened else text
-        answer = parse_completion(whole, thinking=self.thinking).answer
-        cut = result.finish_reason == "length"
-        verdict = None if example.answer is None else 0.0 if cut else grade(answer, example)
-        return SequenceRecord(
-            example_id=example.id,
-            sample=sample,
-            mode=mode,
-            source=source,
-            prompt_ids=prompt_ids,
-            completion_ids=result.completion_ids,
-            finish_reason=result.finish_reason,
-            sampling_logprobs=result.logprobs if sampled else [],
-            text=text,
-            answer=None if cut else extract_answer(answer, grader=example.grader),
-            grade=verdict,
-        )
+    def _answer_part(self, text: str, *, prompt: str) -> str:
+        whole = self.thinking.open + text if begins_thinking(prompt, thinking=self.thinking) else text
+        return parse_completion(whole, thinking=self.thinking).answer
+
+
+def _verdicts(answers: Sequence[str | None], jobs: Sequence[Job]) -> list[float | None]:
+    """One verdict per job; an answer that is None, because the completion was cut, is wrong."""
+    examples = [example for example, _, _ in jobs]
+    whole = [(answer, example) for answer, example in zip(answers, examples, strict=True) if answer is not None]
+    judged = iter(judge([answer for answer, _ in whole], [example for _, example in whole]))
+    return [
+        next(judged) if answer is not None else 0.0 if can_grade(example) else None
+        for answer, example in zip(answers, examples, strict=True)
+    ]
 
 
 def load_respondent(path: Path, *, dtype: str, thinking: ThinkingSpec, execution: ExecutionSpec) -> Respondent:

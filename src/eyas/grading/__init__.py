@@ -22,12 +22,17 @@ def extract_answer(text: str, *, grader: str) -> str | None:
     return _EXTRACTORS.get(grader, extract_exact)(text)
 
 
+def can_grade(example: Example) -> bool:
+    """Whether the example holds what its grader checks by."""
+    return example.answer is not None
+
+
 def grade(text: str, example: Example) -> float | None:
     """1.0 if the answer part `text` answers `example`, else 0.0; None where the example has no reference answer.
 
     Raises: GradingError, for a grader that does not exist.
     """
-    if example.answer is None:
+    if not can_grade(example):
         return None
     if example.grader not in _GRADERS:
         raise GradingError(f"grader {example.grader!r} does not exist; known: {', '.join(sorted(_GRADERS))}.")

@@ -11,12 +11,12 @@ from typing import Any
 
 from eyas.errors import DataError
 from eyas.filtering import EvaluationSet, filtered
-from eyas.grading import grade
 from eyas.recipe import PrepareStage
 from eyas.records import Example, Split
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.context import StageContext
 from eyas.storage.shards import write_shard
+from eyas.storage.verdicts import judge
 from eyas.tasks import load_examples
 
 SHARD = 20_000
@@ -111,7 +111,8 @@ def _rejected_by_their_grader(test: Sequence[Example]) -> int:
 
     Raises: DataError, if all of them: every accuracy would be 0.
     """
-    rejected = [example for example in test if grade(example.answer or "", example) != 1.0]
+    verdicts = judge([example.answer or "" for example in test], test)
+    rejected = [example for example, verdict in zip(test, verdicts, strict=True) if verdict != 1.0]
     if test and len(rejected) == len(test):
         first = rejected[0]
         raise DataError(
