@@ -7,6 +7,7 @@ EyasError
 │   └── PairMismatch                  student and teacher do not fit together
 ├── ShapeError (ValueError)           tensors that must agree in shape do not
 ├── GradingError (ValueError)         an unknown or misused grader
+├── SandboxError (RuntimeError)       untrusted code cannot be confined on this machine
 ├── TrainingError (RuntimeError)      training cannot go on
 │   └── NonFiniteLoss (FloatingPointError)
 ├── ArtifactError (RuntimeError)      an artifact is missing, corrupt or made from something else
@@ -46,6 +47,10 @@ class ShapeError(EyasError, ValueError):
 
 class GradingError(EyasError, ValueError):
     """An unknown grader, or one without what it needs."""
+
+
+class SandboxError(EyasError, RuntimeError):
+    """Untrusted code cannot be confined on this machine."""
 
 
 class TrainingError(EyasError, RuntimeError):
