@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eyas.accuracy import accuracy, breakdown, by_mode, pass_at
 from eyas.recipe import Recipe, ReportStage, Stage, expand, parse_recipe
 from eyas.records import MODES, Example, Mode, SequenceRecord
 from eyas.stages import report
-from eyas.stats import share_of
 from eyas.storage.artifacts import Artifact, StageClock, seal
 from eyas.storage.context import SilentProgress, StageContext
 from eyas.storage.shards import write_shard
@@ -79,7 +79,7 @@ def examples() -> list[Example]:
         answer = str(number + 7 - 2 * (number % 2))
         made.append(
             Example(key=f"k{number}", prompt=(("user", prompt),), answer=answer, reasoning=f"{number}+7={number + 7}",
-                    level=level)
+                    level=level, origin="sums" if number < N // 2 else "more sums")
         )  # fmt: skip
     return made
 
@@ -90,10 +90,12 @@ def write_run(
     right: Mapping[str, tuple[range, range]] = RIGHT,
     without: tuple[str, ...] = (),
     bare: bool = False,
+    samples: int = 1,
 ) -> tuple[dict[str, Any], str]:
     """Write every artifact, run the report stage, return `summary.json` and `report.html`.
 
-    `bare`: no off-task prompts, no divergence, no levels, no logs, nothing dropped.
+    `samples` answers to every example, of which those after the first are right only where it is and the number even.
+    `bare`: no off-task prompts, no divergence, no levels, no sources, no logs, nothing dropped.
     """
     made_from = recipe(without=without)
     stages = expand(made_from)
@@ -105,7 +107,7 @@ def write_run(
         if not isinstance(stage, ReportStage):
             directory = root / stage.name
             directory.mkdir(parents=True)
-            facts = _write(stage, directory, right=right, bare=bare)
+            facts = _write(stage, directory, right=right, bare=bare, samples=samples)
             done[stage.name] = _seal(directory, kind=stage.type, facts=facts, seconds=10.0 + at)
     directory = root / "report"
     directory.mkdir()
@@ -128,7 +130,7 @@ def _seal(directory: Path, *, kind: str, facts: dict[str, Any], seconds: float) 
 
 
 def _write(
-    stage: Stage, directory: Path, *, right: Mapping[str, tuple[range, range]], bare: bool
+    stage: Stage, directory: Path, *, right: Mapping[str, tuple[range, range]], bare: bool, samples: int
 ) -> dict[str, Any]:  # fmt: skip
     if stage.type == "prepare":
         write_shard(directory / "examples" / "test", 0, examples(), kind=Example)
@@ -165,60 +167,63 @@ def _write(
         return facts | (chosen if stage.type == "sft" and stage.select == "best" and not bare else {})
     if stage.type == "evaluate":
         (role,) = stage.models
-        return _evaluate(role, directory, right=right[role], bare=bare)
+        return _evaluate(role, directory, right=right[role], bare=bare, samples=samples)
     raise TypeError(stage)
 
 
-def _evaluate(role: str, directory: Path, *, right: tuple[range, range], bare: bool) -> dict[str, Any]:
+def settings(role: str, *, samples: int) -> dict[str, Any]:
+    return {
+        "grading_version": 7,
+        "prompts_sha256": {"reasoning": "ab" * 32, "fast": ("cd" if role == "teacher" else "ef") * 32},
+        "template_sha256": "01" * 32,
+        "thinking": {"open": "<think>\n", "close": "\n</think>\n\n", "switch": ""},
+        "sampling": {
+            "temperature": 0.7 if samples > 1 else 0.0, "top_p": 1.0, "min_p": 0.0, "max_completion_tokens": 256,
+        },
+        "samples_per_prompt": samples,
+    }  # fmt: skip
+
+
+def _evaluate(role: str, directory: Path, *, right: tuple[range, range], bare: bool, samples: int) -> dict[str, Any]:
     held_out = examples()
     records = [
-        _answer(example, mode, number in right[MODES.index(mode)])
+        _answer(example, mode, number in right[MODES.index(mode)] and (not sample or number % 2 == 0), sample=sample)
         for mode in MODES
         for number, example in enumerate(held_out)
+        for sample in range(samples)
     ]
     write_shard(directory / "predictions", 0, records[: N // 2], kind=SequenceRecord)
     write_shard(directory / "predictions", 1, records[N // 2 :], kind=SequenceRecord)
-    accuracy = {}
-    for mode in MODES:
-        graded = [record.grade == 1.0 for record in records if record.mode == mode]
-        accuracy[mode] = share_of(graded).as_dict() | {"mean_tokens": 5.0, "truncated": 0.005}
+    parts = by_mode(records)
     facts = {
         "role": role,
         "parameters": 640_000 if role == "teacher" else 80_000,
         "bytes": 2_560_000 if role == "teacher" else 320_000,
-        "accuracy": accuracy,
+        "settings": settings(role, samples=samples),
+        "accuracy": {mode: accuracy(part) for mode, part in parts.items()},
+        "pass_at_k": {mode: pass_at(part, range(1, samples + 1)) for mode, part in parts.items()},
+        "by_level": {},
+        "by_source": {},
         "bulk": {"tokens_per_second": 3500.0, "batch_size": 64},
     }
     if bare:
-        return facts | {"by_level": {}, "off_task": {"accuracy": {}, "nll": None}, "divergence": {}}
-    by_level = {
-        mode: {
-            level: share_of(
-                [record.grade == 1.0 for record, example in zip(records[at * N :], held_out, strict=False)
-                 if example.level == level]
-            ).as_dict()
-            for level in ("2 terms", "3 terms")
-        }
-        for at, mode in enumerate(MODES)
-    }  # fmt: skip
+        return facts | {"off_task": {"accuracy": {}, "nll": None}, "divergence": {}}
     known = 18 if role == "base" else 12
     off_task = [_answer(example, mode, n < known) for mode in MODES for n, example in enumerate(held_out[:20])]
     write_shard(directory / "off_task", 0, off_task, kind=SequenceRecord)
-    divergence = 0.02 + 0.5 * (1 - accuracy["reasoning"]["value"])
+    divergence = 0.02 + 0.5 * (1 - accuracy(parts["reasoning"])["value"])
     return facts | {
-        "by_level": by_level,
-        "off_task": {
-            "accuracy": {mode: share_of([n < known for n in range(20)]).as_dict() for mode in MODES},
-            "nll": 1.25,
-        },
+        "by_level": breakdown(records, {example.id: example.level for example in held_out}),
+        "by_source": breakdown(records, {example.id: example.origin for example in held_out}),
+        "off_task": {"accuracy": {mode: accuracy(part) for mode, part in by_mode(off_task).items()}, "nll": 1.25},
         "divergence": {key: {"value": divergence, "tokens": 4_000} for key in ("teacher", "student")},
     }
 
 
-def _answer(example: Example, mode: Mode, right: bool) -> SequenceRecord:
+def _answer(example: Example, mode: Mode, right: bool, *, sample: int = 0) -> SequenceRecord:
     answer = example.answer if right else HOSTILE
     thinking = f"<think>\n{example.reasoning} <img src=x onerror=alert(2)>\n</think>\n\n" if mode == "reasoning" else ""
     return SequenceRecord(
-        example_id=example.id, sample=0, mode=mode, source="student", prompt_ids=[1, 2, 3], completion_ids=[4] * 5,
+        example_id=example.id, sample=sample, mode=mode, source="student", prompt_ids=[1, 2, 3], completion_ids=[4] * 5,
         finish_reason="stop", text=f"{thinking}{answer}", answer=answer, grade=1.0 if right else 0.0,
     )  # fmt: skip

@@ -35,11 +35,12 @@ def test_the_summary_has_exactly_the_contracts_keys(made: Made) -> None:
     summary, _, _ = made
     assert list(summary["models"]) == ["base", "sft", "control", "control_seconds", "seqkd", "distilled", "teacher"]
     for model in summary["models"].values():
-        assert set(model) == {"accuracy", "parameters", "bytes", "latency", "off_task"}
+        assert set(model) == {"accuracy", "pass_at_k", "settings", "parameters", "bytes", "latency", "off_task"}
         assert set(model["accuracy"]) == {"reasoning", "fast"}
-        assert all(set(found) == {"value", "low", "high", "n"} for found in model["accuracy"].values())
+        beside = {"mean_tokens", "truncated"}
+        assert all(set(found) == {"value", "low", "high", "n"} | beside for found in model["accuracy"].values())
     contract = {"a", "b", "mode", "difference", "low", "high", "n"}
-    assert all(set(item) == contract | {"outcome"} for item in summary["comparisons"])
+    assert all(set(item) == contract | {"outcome", "p_value"} for item in summary["comparisons"])
     assert all(set(item) == {"seconds", "tokens"} for item in summary["cost"].values())
     assert set(summary["cache"]) == {"bytes_per_token", "mean_captured_mass"}
 
@@ -47,12 +48,15 @@ def test_the_summary_has_exactly_the_contracts_keys(made: Made) -> None:
 def test_accuracies_and_paired_differences_are_those_counted_by_hand(made: Made) -> None:
     summary, _, _ = made
     assert summary["models"]["distilled"]["accuracy"]["reasoning"] == {
-        "value": 160 / 200, "low": wilson(160, N)[0], "high": wilson(160, N)[1], "n": N,
+        "value": 160 / 200, "low": wilson(160, N)[0], "high": wilson(160, N)[1], "n": N, "mean_tokens": 5.0,
+        "truncated": 0.0,
     }  # fmt: skip
     # Reasoning: distilled has examples 0..159, control 10..143: (160 - 134) / 200 = 13 points, all of them wins.
     found = against(summary, "control", "reasoning")
     assert found["difference"] == pytest.approx(0.13)
     assert 0 < found["low"] < 0.13 < found["high"] < 0.2
+    # Wins 0..9 and 144..159, no losses: p = 2 / 2^26.
+    assert found["p_value"] == pytest.approx(2 / 2**26)
     # Fast: 0..97 against 2..91: (98 - 90) / 200 = 4 points.
     assert against(summary, "seqkd", "fast")["difference"] == pytest.approx(0.04)
     assert against(summary, "teacher", "reasoning")["difference"] == pytest.approx((160 - 184) / 200)
@@ -104,6 +108,54 @@ def test_every_round_says_how_stale_its_rollouts_became_and_what_was_left_out(ma
     assert "graded wrong" not in page
 
 
+def test_every_accuracy_has_its_interval_length_and_truncation_and_every_difference_n_and_p(made: Made) -> None:
+    _, page, _ = made
+    # Distilled in reasoning mode: the first 160 examples; of the first hundred all, of the second 60.
+    section = page.split('<section id="sources">')[1].split("</section>")[0]
+    for share, (low, high) in (("100.0", wilson(100, 100)), ("60.0", wilson(60, 100))):
+        interval = f"<small>{100 * low:.1f}–{100 * high:.1f}</small>"
+        assert f'{share}{interval}<small class="lengths">5.0 tokens, 0.0 % cut</small>' in section
+    assert len(re.findall(r"<th scope=\"row\">(?:more )?sums</th><td class=\"n\">100</td>", section)) == 4
+    for name in ("difficulty", "sources", "forgetting"):
+        section = page.split(f'<section id="{name}">')[1].split("</section>")[0]
+        assert section.count("tokens, 0.0 % cut") >= 2 * 7, name
+    section = page.split('<section id="forgetting">')[1].split("</section>")[0]
+    # Off the task base has 18 of 20 right, the others 12 of them: 6 losses, p = 2 / 2^6.
+    assert section.count("p 0.031, n 20") == 6 * 2
+
+
+def test_the_small_print_says_what_the_accuracies_hang_on(made: Made) -> None:
+    _, page, _ = made
+    assert "Graders: version 7. Sampling: greedy, at most 256 tokens." in page
+    assert "SHA-256 of the reasoning prompts as rendered: abababababababab." in page
+    fast = (
+        "fast prompts as rendered, not the same for all models: efefefefefefefef (Base, SFT, Control, "
+        "Control, equal time, SeqKD, Distilled); cdcdcdcdcdcdcdcd (Teacher)."
+    )
+    assert fast in page
+
+
+def test_of_several_samples_accuracies_are_means_and_pass_at_k_is_shown(tmp_path: Path) -> None:
+    summary, page = write_run(tmp_path, bare=True, samples=2)
+    # Distilled, reasoning: first samples right on 0..159, second ones on the 80 even of these: (160 + 80) / 400.
+    distilled = summary["models"]["distilled"]
+    assert distilled["accuracy"]["reasoning"]["value"] == pytest.approx(240 / 400)
+    assert distilled["accuracy"]["reasoning"]["n"] == N
+    assert distilled["pass_at_k"]["reasoning"]["2"]["value"] == pytest.approx(160 / 200)
+    # Control 10..143 has 134 + 67 right answers: 240 / 400 - 201 / 400.
+    found = against(summary, "control", "reasoning")
+    assert found["difference"] == pytest.approx(39 / 400)
+    assert found["n"] == N
+    assert "<h3>pass@k</h3>" in page
+    assert "temperature 0.7, at most 256 tokens, 2 answers an example" in page
+    assert "exact sign test of their mean grades" in page
+
+
+def test_one_greedy_answer_an_example_has_no_pass_at_k(made: Made) -> None:
+    _, page, _ = made
+    assert "pass@k" not in page
+
+
 def test_the_first_sentence_says_that_seqkd_won(tmp_path: Path) -> None:
     summary, page = write_run(tmp_path, right={**RIGHT, "seqkd": (range(176), range(98))}, bare=True)
     assert summary["verdict"].startswith(
@@ -142,7 +194,7 @@ def test_a_bare_run_leaves_out_what_it_does_not_have(tmp_path: Path) -> None:
     summary, page = write_run(tmp_path, without=without, bare=True)
     assert summary["verdict"].startswith("No control was evaluated, so more training alone may explain this")
     assert set(summary["models"]) == {"sft", "distilled", "teacher"}
-    for section in ("forgetting", "divergence", "difficulty", "training"):
+    for section in ("forgetting", "divergence", "difficulty", "sources", "training"):
         assert f'id="{section}"' not in page
     assert 'id="results"' in page
 

@@ -44,12 +44,12 @@ class Comparison:
         return "ahead" if found.low > 0 else "behind"
 
     def as_dict(self) -> dict[str, object]:
-        """As in `summary.json`; `outcome` is beyond the contract."""
+        """As in `summary.json`; `p_value` (McNemar's) and `outcome` are beyond the contract."""
         found = self.result
         return {
             "a": self.a, "b": self.b, "mode": self.mode,
             "difference": found.difference, "low": found.low, "high": found.high, "n": found.n,
-            "outcome": self.outcome,
+            "p_value": found.p_value, "outcome": self.outcome,
         }  # fmt: skip
 
 
@@ -65,12 +65,15 @@ def compare_all(evidence: Evidence) -> list[Comparison]:
 
 
 def compare(first: Predictions, second: Predictions, *, a: str, b: str, mode: Mode, seed: int) -> Comparison | None:
-    """Join two models' answers on example id and mode; None where no example was graded for both."""
+    """Join two models' answers on example id and mode; None where no example was graded for both.
+
+    Of several samples an example has their mean grade, so McNemar's test is the sign test of those means.
+    """
     pairs = [
-        (answer.grade, other.grade)
+        (answer.mean_grade, other.mean_grade)
         for key, answer in sorted(first.items())
-        if key[1] == mode and answer.grade is not None
-        and (other := second.get(key)) is not None and other.grade is not None
+        if key[1] == mode and answer.mean_grade is not None
+        and (other := second.get(key)) is not None and other.mean_grade is not None
     ]  # fmt: skip
     if not pairs:
         return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ ROLES = ("base", "sft", "control", "control_seconds", "seqkd", "distilled", "tea
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One graded answer of one model."""
+    """One model's answer to one example: the first of its samples, and what all of them scored."""
 
     grade: float | None
+    mean_grade: float | None
+    """Over the samples; None where none was graded."""
     text: str
     truncated: bool
     tokens: int
@@ -157,21 +160,26 @@ class Evidence:
 
 
 def read_predictions(directory: Path) -> dict[tuple[str, Mode], Prediction]:
-    """First sample of every example and mode, without its token ids.
+    """First sample of every example and mode, without its token ids, and the mean grade of all.
 
     Raises: CorruptArtifact, if a shard does not match its checksum.
     """
-    found: dict[tuple[str, Mode], Prediction] = {}
+    first: dict[tuple[str, Mode], Prediction] = {}
+    grades: dict[tuple[str, Mode], list[float]] = defaultdict(list)
     for path in shard_paths(directory):
         columns = ["example_id", "sample", "mode", "completion_ids", "finish_reason", "text", "grade"]
         table = pq.read_table(path, columns=columns)
         lengths = pc.list_value_length(table["completion_ids"]).to_pylist()
         for row, length in zip(table.drop_columns("completion_ids").to_pylist(), lengths, strict=True):
+            key = row["example_id"], row["mode"]
+            grades[key] += [] if row["grade"] is None else [row["grade"]]
             if row["sample"] == 0:
-                found[row["example_id"], row["mode"]] = Prediction(
-                    grade=row["grade"], text=row["text"], truncated=row["finish_reason"] == "length", tokens=length
-                )
-    return found
+                first[key] = Prediction(
+                    grade=row["grade"], mean_grade=None, text=row["text"],
+                    truncated=row["finish_reason"] == "length", tokens=length,
+                )  # fmt: skip
+    means = {key: sum(found) / len(found) for key, found in grades.items() if found}
+    return {key: replace(prediction, mean_grade=means.get(key)) for key, prediction in first.items()}
 
 
 def count_tokens(directory: Path) -> int:

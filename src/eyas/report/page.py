@@ -13,6 +13,7 @@ from eyas.report import process, tables, words
 from eyas.report.compare import Comparison
 from eyas.report.evidence import Evidence
 from eyas.report.plots import OTHER, PALETTE
+from eyas.report.provenance import provenance
 from eyas.report.transcripts import transcripts
 from eyas.report.verdict import Verdict
 
@@ -38,7 +39,10 @@ def render_page(
         "pairs": tables.pairs(comparisons),
         "scale": tables.widest(comparisons),
         "budgets": tables.budgets(evidence, comparisons),
-        "levels": tables.levels(evidence),
+        "pass_at_k": tables.pass_at_k(evidence),
+        "provenance": provenance(evidence),
+        "levels": tables.breakdown(evidence, "by_level"),
+        "sources": tables.breakdown(evidence, "by_source"),
         "forgetting": tables.forgetting(evidence),
         "divergence_charts": tables.divergence_charts(evidence),
         "divergence_note": process.divergence_note(evidence),

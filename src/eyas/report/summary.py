@@ -32,10 +32,9 @@ def summarise(evidence: Evidence, comparisons: Sequence[Comparison], verdict: Ve
 
 def _model(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "accuracy": {
-            mode: {key: found[key] for key in ("value", "low", "high", "n")}
-            for mode, found in facts["accuracy"].items()
-        },
+        "accuracy": {mode: dict(found) for mode, found in facts["accuracy"].items()},
+        "pass_at_k": dict(facts["pass_at_k"]),
+        "settings": dict(facts["settings"]),
         "parameters": facts["parameters"],
         "bytes": facts["bytes"],
         "latency": {"bulk": dict(facts.get("bulk") or {})},

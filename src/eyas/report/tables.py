@@ -1,10 +1,10 @@
-"""What the models can do, as rows for the page: headline, comparisons, budgets, levels, forgetting, divergence."""
+"""What the models can do, as rows for the page: headline, comparisons, budgets, breakdowns, forgetting, divergence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import Markup
 
@@ -144,20 +144,32 @@ def _matched(evidence: Evidence, role: str) -> str:
     return "equal tokens" if stage.match_tokens else "equal wall-clock" if stage.match_seconds else "not matched"
 
 
-def levels(evidence: Evidence) -> dict[Mode, list[tuple[str, int, list[float | None]]]]:
-    """Per mode: (level, examples, accuracy of each role)."""
-    found: dict[Mode, list[tuple[str, int, list[float | None]]]] = {}
+def breakdown(
+    evidence: Evidence, by: Literal["by_level", "by_source"]
+) -> dict[Mode, list[tuple[str, int, list[dict[str, Any] | None]]]]:
+    """Per mode: (level or source, examples, accuracy of each role)."""
+    made: dict[Mode, list[tuple[str, int, list[dict[str, Any] | None]]]] = {}
     for mode in evidence.modes:
-        by_role = [evidence.facts(role).get("by_level", {}).get(mode, {}) for role in evidence.roles]
-        names = list(dict.fromkeys(name for levels in by_role for name in levels))
+        by_role = [evidence.facts(role)[by].get(mode, {}) for role in evidence.roles]
         rows = [
-            (name, max(levels[name]["n"] for levels in by_role if name in levels),
-             [levels.get(name, {}).get("value") for levels in by_role])
-            for name in names
-        ]  # fmt: skip
+            (name, max(found[name]["n"] for found in by_role if name in found), [found.get(name) for found in by_role])
+            for name in dict.fromkeys(name for found in by_role for name in found)
+        ]
         if rows:
-            found[mode] = rows
-    return found
+            made[mode] = rows
+    return made
+
+
+def pass_at_k(evidence: Evidence) -> tuple[list[str], dict[Mode, list[tuple[str, list[dict[str, Any] | None]]]]]:
+    """The k, and per mode (role, pass@k for each); of models that gave several answers an example."""
+    sampled = [role for role in evidence.roles if evidence.facts(role)["settings"]["samples_per_prompt"] > 1]
+    found = {role: evidence.facts(role)["pass_at_k"] for role in sampled}
+    ks = sorted({k for modes in found.values() for values in modes.values() for k in values}, key=int)
+    rows = {
+        mode: [(role, [modes[mode].get(k) for k in ks]) for role, modes in found.items() if mode in modes]
+        for mode in evidence.modes
+    }
+    return ks, {mode: part for mode, part in rows.items() if part and ks}
 
 
 def forgetting(evidence: Evidence) -> list[ForgettingRow]:
