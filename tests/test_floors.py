@@ -22,6 +22,7 @@ FLOORS = (
         "curriculum",
         "filtering",
         "selection",
+        "synthesis",
         "stats",
         "accuracy",
         "thinking",

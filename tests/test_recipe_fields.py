@@ -14,7 +14,8 @@ from eyas.recipe import Recipe
 from eyas.recipe.specs import Spec
 
 SOURCE = Path(__file__).parents[1] / "src" / "eyas"
-DECLARED_IN = {SOURCE / "recipe" / name for name in ("specs.py", "stages.py", "loss.py", "score.py", "selection.py")}
+DECLARING = ("specs", "sources", "curriculum", "stage", "stages", "loss", "score", "selection")
+DECLARED_IN = {SOURCE / "recipe" / f"{name}.py" for name in DECLARING}
 
 
 def specs(of: type[Spec] = Spec) -> Iterator[type[Spec]]:

@@ -94,6 +94,7 @@ for _name, _summary in {
     "prepare": "Load, filter and split the recipe's data.",
     "sft": "Supervised fine-tuning on labels.",
     "rollout": "Sample completions as token ids.",
+    "synthesize": "Make labels of the teacher's answers: verified, or agreed upon.",
     "score": "Score sequences once with the teacher.",
     "distill": "Train on rollouts against the teacher's scores.",
     "report": "Write report.html and summary.json.",

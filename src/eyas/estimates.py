@@ -15,6 +15,7 @@ from eyas.recipe import (
     ScoreStage,
     SftStage,
     Stage,
+    SynthesizeStage,
 )
 from eyas.records import Mode
 from eyas.storage.checkpoints import KEPT
@@ -127,6 +128,9 @@ class Estimator:
             self._sizes[stage.name] = self._sizes[stage.model]
         elif isinstance(stage, RolloutStage):
             made = self._rollout(stage)
+        elif isinstance(stage, SynthesizeStage) and stage.sequences is not None:
+            sampled = self._made[stage.sequences]  # at most one of a prompt's samples is kept
+            made = Estimate(sequences=sampled.sequences // stage.samples_per_prompt, seconds=RENDER_S)
         elif isinstance(stage, ScoreStage):
             made = self._score(stage)
         elif isinstance(stage, EvaluateStage):

@@ -71,6 +71,9 @@ def _deciding_config(stage: Stage) -> dict[str, Any]:
     if stage.type == "distill":
         for field in ("rounds", "rollout", "score", "prefix"):
             config.pop(field)
+    if stage.type == "synthesize":
+        for field in ("prompts", "count", "modes", "samples_per_prompt", "sampling"):
+            config.pop(field)
     if stage.type in ("sft", "distill"):
         for field in ("rollouts", "pseudo_answers"):
             config["curriculum"].pop(field)

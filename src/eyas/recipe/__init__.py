@@ -35,6 +35,7 @@ from eyas.recipe.stages import (
     ScoreStage,
     SftStage,
     Stage,
+    SynthesizeStage,
 )
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "SftStage",
     "Stage",
     "StageSpec",
+    "SynthesizeStage",
     "Tail",
     "Target",
     "ThinkingSpec",

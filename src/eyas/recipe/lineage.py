@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eyas.recipe.stages import DistillStage, ScoreStage, SftStage, Stage
+from eyas.recipe.stages import DistillStage, ScoreStage, SftStage, Stage, SynthesizeStage
 
 Training = SftStage | DistillStage
 
@@ -41,10 +41,12 @@ def _trainings(stages: Sequence[Stage], name: str, *, start: str | None) -> list
 
 
 def _with_what_they_read(stages: Sequence[Stage], trainings: Sequence[Training]) -> list[Stage]:
-    scores = {stage.name: stage.sequences for stage in stages if isinstance(stage, ScoreStage)}
+    reads = {stage.name: stage.sequences for stage in stages if isinstance(stage, ScoreStage | SynthesizeStage)}
     wanted: set[str | None] = set()
     for made in trainings:
         wanted |= {made.name, made.curriculum.rollouts, made.curriculum.pseudo_answers}
         source = made.sequences if isinstance(made, SftStage) else made.scores
-        wanted |= {source, scores.get(source or "")}
+        while source is not None:
+            wanted.add(source)
+            source = reads.get(source)
     return [stage for stage in stages if stage.name in wanted]

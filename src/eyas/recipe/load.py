@@ -13,8 +13,8 @@ from eyas.errors import RecipeError
 from eyas.recipe.explain import explain
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
-from eyas.recipe.stage import Kind
-from eyas.recipe.stages import DistillStage, EvaluateStage, RolloutStage, ScoreStage, Stage
+from eyas.recipe.stage import Kind, RolloutSpec
+from eyas.recipe.stages import DistillStage, EvaluateStage, RolloutStage, ScoreStage, Stage, SynthesizeStage
 
 
 class Recipe(Spec):
@@ -81,6 +81,8 @@ def expand(recipe: Recipe) -> tuple[Stage, ...]:
     for stage in recipe.stages:
         if isinstance(stage, DistillStage) and stage.scores is None:
             stages += _expand_distill(stage)
+        elif isinstance(stage, SynthesizeStage) and stage.sequences is None:
+            stages += _expand_synthesize(stage)
         elif isinstance(stage, EvaluateStage):
             stages += _expand_evaluate(stage, has_teacher=recipe.teacher is not None)
         else:
@@ -110,6 +112,14 @@ def _expand_distill(stage: DistillStage) -> list[Stage]:
         ]
         model = name
     return made
+
+
+def _expand_synthesize(stage: SynthesizeStage) -> list[Stage]:
+    rollout = RolloutStage(
+        type="rollout", name=f"{stage.name}.rollout", model=stage.model, data=stage.data, prefix="teacher",
+        **{field: getattr(stage, field) for field in RolloutSpec.model_fields},
+    )  # fmt: skip
+    return [rollout, stage.model_copy(update={"sequences": rollout.name})]
 
 
 def _expand_evaluate(stage: EvaluateStage, *, has_teacher: bool) -> list[Stage]:
@@ -177,6 +187,9 @@ def check_losses(stages: Sequence[Stage], *, where: str = "recipe") -> None:
     """
     scores = {stage.name: stage for stage in stages if isinstance(stage, ScoreStage)}
     rollouts = {stage.name: stage for stage in stages if isinstance(stage, RolloutStage)}
+    for stage in stages:
+        if isinstance(stage, SynthesizeStage) and stage.sequences in rollouts:
+            rollouts[stage.name] = rollouts[stage.sequences]
     for stage in stages:
         if isinstance(stage, DistillStage) and stage.scores is not None:
             score = scores[stage.scores]

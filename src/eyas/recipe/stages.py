@@ -114,6 +114,39 @@ class RolloutStage(RolloutSpec, StageSpec):
         return {"data": (self.data, "examples"), "model": (self.model, "model")}
 
 
+class SynthesizeStage(RolloutSpec, StageSpec):
+    """Labels for prompts that have none: the teacher answers each several times, one answer is kept.
+
+    Where the grader can tell (labelled prompts), the shortest correct completion; elsewhere the shortest of those with
+    the majority answer. `expand` puts the rollout before it, named `NAME.rollout`. Train on it by `sft`'s `sequences`.
+    """
+
+    makes: ClassVar[Kind] = "sequences"
+    type: Literal["synthesize"]
+    model: str = "teacher"
+    """`teacher`, or the stage whose weights answer."""
+    data: str = "prepare"
+    """The prepare stage whose prompts are answered."""
+    prompts: Literal["labelled", "unlabelled", "all"] = "unlabelled"
+    """Which split's prompts; `all` is labelled and unlabelled."""
+    samples_per_prompt: int = Field(default=8, ge=1)
+    """Answers per prompt and mode, of which one is kept."""
+    min_agreement: float = Field(default=0.5, gt=0, le=1)
+    """Least share of a prompt's samples that must have the majority's answer, where there is nothing to grade by."""
+    sequences: str | None = None
+    """Rollout stage to choose from, instead of sampling; set by `expand`."""
+
+    @model_validator(mode="after")
+    def _choice(self) -> SynthesizeStage:
+        if self.samples_per_prompt > 1 and self.sampling.temperature == 0:
+            raise ValueError("`synthesize` chooses among different samples: give `sampling.temperature` above 0")
+        return self
+
+    def references(self) -> dict[str, tuple[str, Kind]]:
+        found: dict[str, tuple[str, Kind]] = {"model": (self.model, "model"), "data": (self.data, "examples")}
+        return found if self.sequences is None else {"sequences": (self.sequences, "sequences")}
+
+
 class ScoreStage(ScoreSpec, StageSpec):
     """The teacher's top-k log-probs on given sequences, computed once."""
 
@@ -259,6 +292,6 @@ class ReportStage(StageSpec):
 
 
 Stage = Annotated[
-    PrepareStage | SftStage | RolloutStage | ScoreStage | DistillStage | EvaluateStage | ReportStage,
+    PrepareStage | SftStage | RolloutStage | SynthesizeStage | ScoreStage | DistillStage | EvaluateStage | ReportStage,
     Field(discriminator="type"),
 ]

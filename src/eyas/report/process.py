@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from eyas.recipe import DistillStage, RolloutStage, SftStage
+from eyas.recipe import DistillStage, RolloutStage, SftStage, SynthesizeStage
 from eyas.records import MODES
 from eyas.report.evidence import Evidence
 from eyas.report.plots import PALETTE, Curve, curves
@@ -48,7 +48,7 @@ def regime(evidence: Evidence) -> str:
         stage = evidence.stages[name]
         if isinstance(stage, SftStage | DistillStage):
             sequences = evidence.stages.get(_sequences_of(evidence, stage) or "")
-            splits = sequences.prompts if isinstance(sequences, RolloutStage) else "labelled"
+            splits = sequences.prompts if isinstance(sequences, RolloutStage | SynthesizeStage) else "labelled"
             labelled |= {name} if splits in ("labelled", "all") else set()
             unlabelled |= {name} if splits in ("unlabelled", "all") else set()
 
