@@ -75,7 +75,7 @@ def _deciding_config(stage: Stage) -> dict[str, Any]:
         for field in ("prompts", "count", "modes", "samples_per_prompt", "sampling"):
             config.pop(field)
     if stage.type in ("sft", "distill"):
-        for field in ("rollouts", "pseudo_answers"):
+        for field in ("rollouts", "difficulty", "pseudo_answers"):
             config["curriculum"].pop(field)
     for field in ("match_tokens", "match_seconds"):
         if config.get(field) is not None:

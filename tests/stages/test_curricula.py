@@ -76,5 +76,5 @@ def test_sft_needs_measured_pass_rates_for_what_they_decide(curriculum: dict[str
         {"type": "prepare", "source": {"type": "arithmetic"}},
         {"type": "sft", "curriculum": curriculum},
     ]
-    with pytest.raises(RecipeError, match=r"needs `curriculum.rollouts`"):
+    with pytest.raises(RecipeError, match=r"needs `curriculum.difficulty`.* or `curriculum.rollouts`"):
         parse_recipe({"name": "r", "student": "builtin:nano-student", "stages": stages})

@@ -7,6 +7,18 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from eyas.recipe.specs import Spec
+from eyas.recipe.stage import RolloutSpec
+
+
+class DifficultySpec(RolloutSpec):
+    """Rollouts of a named checkpoint that only measure pass rates; stages with the same settings share them."""
+
+    model: str
+    """The checkpoint: `student`, `teacher` or the stage whose weights sample."""
+    prompts: Literal["labelled", "unlabelled", "all"] = "all"
+    """Which split's prompts; `labelled` is enough for `sft` on labels."""
+    samples_per_prompt: int = Field(default=8, ge=1)
+    """Completions per prompt and mode; in PACED (arXiv 2603.11178) 4 cost 1.2 points against 8, and 16 gave 0.5."""
 
 
 class WindowSpec(Spec):
@@ -40,6 +52,8 @@ class CurriculumSpec(Spec):
 
     rollouts: str | None = None
     """Rollout stage that measured the pass rates; in `distill` by default its own rollouts."""
+    difficulty: DifficultySpec | None = None
+    """Measure the pass rates, instead of `rollouts`; for instance {model: sft, samples_per_prompt: 8}."""
     pseudo_answers: str | None = None
     """Teacher rollout stage whose majority answer stands in where a prompt has no answer (`pseudo`)."""
     window: WindowSpec | None = None
@@ -53,6 +67,14 @@ class CurriculumSpec(Spec):
     """Equally large groups of like difficulty that `order: balanced` takes turns between; 3 is terciles."""
     weight: Literal["uniform", "frontier"] = "uniform"
     """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178), p smoothed as (correct+1)/(n+2)."""
+
+    @model_validator(mode="after")
+    def _one_measurement(self) -> CurriculumSpec:
+        if self.difficulty is not None and self.rollouts is not None:
+            raise ValueError("give one of `difficulty`, which samples rollouts, and `rollouts`, which names a stage's")
+        if self.difficulty is not None and not self.decides:
+            raise ValueError("nothing uses `difficulty`: set `order`, `weight` or `window`, or drop it")
+        return self
 
     @property
     def decides(self) -> list[str]:

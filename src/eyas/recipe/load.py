@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from eyas.errors import RecipeError
+from eyas.recipe.difficulty import with_difficulty
 from eyas.recipe.explain import explain
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
@@ -76,7 +77,7 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 
 
 def expand(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages that run, in order: `distill` and `evaluate` unfolded into what they are made of."""
+    """The stages that run, in order: `distill`, `evaluate` and `difficulty` unfolded into what they are made of."""
     stages: list[Stage] = []
     for stage in recipe.stages:
         if isinstance(stage, DistillStage) and stage.scores is None:
@@ -87,7 +88,7 @@ def expand(recipe: Recipe) -> tuple[Stage, ...]:
             stages += _expand_evaluate(stage, has_teacher=recipe.teacher is not None)
         else:
             stages.append(stage)
-    return tuple(stages)
+    return tuple(with_difficulty(stages))
 
 
 def _expand_distill(stage: DistillStage) -> list[Stage]:

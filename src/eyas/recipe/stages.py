@@ -75,8 +75,11 @@ class SftStage(StageSpec):
         given = [self.match_tokens, self.match_seconds, self.training.epochs, self.training.steps]
         if sum(value is not None for value in given) > 1:
             raise ValueError("give one of `match_tokens`, `match_seconds`, `training.epochs` and `training.steps`")
-        if self.curriculum.rollouts is None and self.curriculum.decides:
-            raise ValueError("a curriculum in sft needs `curriculum.rollouts`, the stage that measured the pass rates")
+        if self.curriculum.decides and self.curriculum.rollouts is None and self.curriculum.difficulty is None:
+            raise ValueError(
+                "a curriculum in sft needs `curriculum.difficulty`, which measures pass rates, or "
+                "`curriculum.rollouts`, the stage that measured them"
+            )
         if self.sequences is None and self.selection != SelectionSpec():
             raise ValueError("`selection` chooses among `sequences`; labels are trained on as they are, so drop it")
         return self
