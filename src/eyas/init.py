@@ -18,7 +18,7 @@ from eyas.errors import DataError, RecipeError, StorageError
 from eyas.estimates import ModelSize
 from eyas.planning import size_of
 from eyas.preflight import check_recipe_pair
-from eyas.recipe import ModelSpec, parse_recipe
+from eyas.recipe import FileSource, ModelSpec, parse_recipe
 from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.models import describe
@@ -104,7 +104,7 @@ def _count_rows(data: str) -> Rows:
         rows.answered.update(test=test, validation=validation, train=GENERATED - test - validation)
         rows.reasoned = True
         return rows
-    for number, example in enumerate(read_file(Path(data).expanduser(), grader="numeric"), start=1):
+    for number, example in enumerate(read_file(FileSource(type="file", path=data)), start=1):
         counted = rows.unanswered if example.answer is None else rows.answered
         counted[split_of(example.key)] += 1
         rows.reasoned = rows.reasoned or example.reasoning is not None

@@ -206,3 +206,13 @@ def test_the_real_gsm8k_prepares(tmp_path: Path) -> None:
     assert run.facts["test_answers_rejected_by_their_grader"] == 0
     assert prompts(run["test"]).isdisjoint(prompts(run["labelled"]) | prompts(run["unlabelled"]))
     assert not any("<<" in (example.reasoning or "") for example in run["labelled"])
+
+
+def test_malformed_records_within_their_share_are_counted_drops(tmp_path: Path) -> None:
+    source = file_source(tmp_path, sums(0, 400), max_bad_share=0.01)
+    with Path(source["path"]).open("a") as file:
+        file.write('{"prompt": "a"\n{"text": "b"}\n')
+    run = prepared(tmp_path, source)
+    assert run.facts["dropped"]["malformed"] == 2
+    errors = [row["error"] for row in run.dropped() if row["reason"] == "malformed"]
+    assert ["line 401: not JSON" in errors[0], "line 402: expected" in errors[1]] == [True, True]

@@ -23,7 +23,7 @@ GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
 def read(tmp_path: Path, content: str | bytes) -> list[Example]:
     path = tmp_path / "data.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return list(read_file(path, grader="numeric"))
+    return list(read_file(FileSource(type="file", path=str(path))))
 
 
 def test_gsm8k_rows_split_into_reasoning_and_answer(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_malformed_line_is_found_wherever_it_stands_and_however_few_are_asked_
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.jsonl: cannot be read"):
-        list(read_file(tmp_path / "none.jsonl", grader="numeric"))
+        list(read_file(FileSource(type="file", path=str(tmp_path / "none.jsonl"))))
 
 
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="the GSM8K files are not beside this checkout")

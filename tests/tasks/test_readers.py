@@ -50,7 +50,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> No
     path = written(tmp_path / f"data.{name}", ROWS)
     assert [row for _, row in rows_of(path)] == ROWS
     assert count_rows(path) == len(ROWS)
-    examples = list(read_file(path, grader="exact"))
+    examples = list(read_file(FileSource(type="file", path=str(path))))
     assert sum(example.answer is None for example in examples) == 334
 
 
@@ -120,7 +120,7 @@ def test_records_longer_than_what_is_read_at_once_stay_whole(tmp_path: Path) -> 
 def test_a_malformed_file_is_one_clear_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        list(read_file(tmp_path / name, grader="numeric"))
+        list(read_file(FileSource(type="file", path=str(tmp_path / name))))
 
 
 def test_a_directory_without_data_says_what_it_expected(tmp_path: Path) -> None:

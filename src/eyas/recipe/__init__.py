@@ -9,6 +9,7 @@ from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
 from eyas.recipe.sources import (
     ArithmeticSource,
     DataSource,
+    FieldMap,
     FileSource,
     HubSource,
     MixtureSource,
@@ -49,6 +50,7 @@ __all__ = [
     "Divergence",
     "EvaluateStage",
     "ExecutionSpec",
+    "FieldMap",
     "FileSource",
     "HubSource",
     "Kind",

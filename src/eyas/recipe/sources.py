@@ -31,6 +31,21 @@ class ReasoningGymSource(Spec):
     """Task name to its configuration; drawn in equal shares."""
 
 
+class FieldMap(Spec):
+    """What a record's fields are called, where it is in none of the schemas of docs/data.md."""
+
+    prompt: str
+    """Field of the prompt: text, or a list of messages."""
+    answer: str | None = None
+    """Field of the reference answer, with or without its reasoning; none for a source of prompts alone."""
+    reasoning: str | None = None
+    """Field of the reference's reasoning, where it is apart from the answer."""
+    level: str | None = None
+    """Field of the difficulty class, for the breakdown in the report."""
+    system: str | None = None
+    """Field of the system message."""
+
+
 class FileSource(Spec):
     """A data file, or a directory of shards: JSON Lines, a JSON array, CSV, TSV (all also as `.gz`) or Parquet.
 
@@ -44,6 +59,10 @@ class FileSource(Spec):
     """Test examples; without it 10 % of `path`, by hash of the problem, are held out."""
     grader: str = "numeric"
     """How answers are checked: `numeric` or `exact`."""
+    fields: FieldMap | None = None
+    """What the fields are called; without it one of the known schemas is recognised by its keys."""
+    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of malformed records up to which they are dropped and counted; by default the first one is an error."""
 
 
 class HubSource(Spec):
@@ -62,6 +81,10 @@ class HubSource(Spec):
     """Split of the test examples; without it 10 % of `split`, by hash of the problem, are held out."""
     grader: str = "numeric"
     """How answers are checked: `numeric` or `exact`."""
+    fields: FieldMap | None = None
+    """What the fields are called; without it one of the known schemas is recognised by its keys."""
+    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of malformed records up to which they are dropped and counted; by default the first one is an error."""
 
 
 class MixtureSource(Spec):

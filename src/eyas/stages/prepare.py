@@ -18,6 +18,7 @@ from eyas.storage.context import StageContext
 from eyas.storage.shards import write_shard
 from eyas.storage.verdicts import judge
 from eyas.tasks import load_examples
+from eyas.tasks.mapping import BadRecords
 
 SHARD = 20_000
 EVALUATION_SEED = 0
@@ -33,11 +34,12 @@ def run(stage: PrepareStage, context: StageContext) -> dict[str, Any]:
     Raises: DataError, if a split is empty or its answers cannot be graded; whatever `load_examples` raises.
     """
     context.progress.start(stage.labelled + stage.unlabelled + stage.validation + stage.test, unit="examples")
-    test, dropped = _held_out(stage, "test", stage.test, known=[])
-    validation, dropped_validation = _held_out(stage, "validation", stage.validation, known=test)
+    bad = BadRecords()
+    test, dropped = _held_out(stage, "test", stage.test, known=[], bad=bad)
+    validation, dropped_validation = _held_out(stage, "validation", stage.validation, known=test, bad=bad)
     rejected = _rejected_by_their_grader(test)
     context.progress.advance(len(test) + len(validation))
-    kept, dropped_training = _training(stage, seed=context.recipe.seed, held_out=[*test, *validation])
+    kept, dropped_training = _training(stage, seed=context.recipe.seed, held_out=[*test, *validation], bad=bad)
     context.progress.advance(stage.labelled + stage.unlabelled)
     dropped += dropped_validation + dropped_training
     for name, found in {"test": test, "validation": validation, "training": kept}.items():
@@ -51,8 +53,9 @@ def run(stage: PrepareStage, context: StageContext) -> dict[str, Any]:
         "unlabelled": unlabelled,
         "validation": validation,
         "test": test,
-        "off_task": _off_task(stage),
+        "off_task": _off_task(stage, bad=bad),
     }
+    dropped += [{"id": "", "split": "", "reason": "malformed", "error": error} for error in bad.found.values()]
     for split, examples in splits.items():
         directory = context.directory / "examples" / split
         for index, start in enumerate(range(0, len(examples), SHARD)):
@@ -70,10 +73,10 @@ def run(stage: PrepareStage, context: StageContext) -> dict[str, Any]:
 
 
 def _held_out(
-    stage: PrepareStage, split: Any, count: int, *, known: Sequence[Example]
+    stage: PrepareStage, split: Any, count: int, *, known: Sequence[Example], bad: BadRecords
 ) -> tuple[list[Example], list[Dropped]]:
     """Distinct answered problems of a held-out split, none of which is in `known`."""
-    loaded = list(load_examples(stage.source, split=split, count=count, seed=EVALUATION_SEED))
+    loaded = list(load_examples(stage.source, split=split, count=count, seed=EVALUATION_SEED, bad=bad))
     judged = [
         (example, reason or ("no_answer_to_grade_by" if example.answer is None else None))
         for example, reason in filtered(loaded, evaluation=EvaluationSet(known))
@@ -81,12 +84,14 @@ def _held_out(
     return _parted(judged, split)
 
 
-def _training(stage: PrepareStage, *, seed: int, held_out: Sequence[Example]) -> tuple[list[Example], list[Dropped]]:
+def _training(
+    stage: PrepareStage, *, seed: int, held_out: Sequence[Example], bad: BadRecords
+) -> tuple[list[Example], list[Dropped]]:
     """Training examples in the order of their hash; more is loaded for what was dropped or lacks an answer."""
     evaluation = EvaluationSet(held_out)
     wanted = asked = stage.labelled + stage.unlabelled
     for top_up in range(TOP_UPS + 1):
-        loaded = list(load_examples(stage.source, split="train", count=asked, seed=seed))
+        loaded = list(load_examples(stage.source, split="train", count=asked, seed=seed, bad=bad))
         kept, dropped = _parted(filtered(loaded, evaluation=evaluation), "train")
         answered = sum(example.answer is not None for example in kept)
         missing = max(wanted / max(len(kept), 1), stage.labelled / max(answered, 1))
@@ -134,10 +139,10 @@ def _nothing_left(split: str, dropped: Sequence[Dropped]) -> str:
     )
 
 
-def _off_task(stage: PrepareStage) -> list[Example]:
+def _off_task(stage: PrepareStage, *, bad: BadRecords) -> list[Example]:
     if stage.off_task is None:
         return []
-    return list(load_examples(stage.off_task, split="test", count=stage.off_task_count, seed=EVALUATION_SEED))
+    return list(load_examples(stage.off_task, split="test", count=stage.off_task_count, seed=EVALUATION_SEED, bad=bad))
 
 
 def _without_answer(example: Example) -> Example:

@@ -27,23 +27,29 @@ from eyas.recipe import (
 from eyas.records import Example
 from eyas.splits import split_of
 from eyas.tasks import arithmetic, files, hub, reasoning_gym, words
+from eyas.tasks.mapping import BadRecords
 
 Split = Literal["train", "validation", "test"]
 PATIENCE = 200
 """A generator that gives no new problem of the split in this many times the wanted count (at least) is exhausted."""
 
 
-def load_examples(source: DataSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:
+def load_examples(
+    source: DataSource, *, split: Split, count: int, seed: int, bad: BadRecords | None = None
+) -> Iterator[Example]:
     """At most `count` examples of a split; fewer only if the source has no more.
+
+    The malformed records of files and hub data sets that `max_bad_share` lets pass are added to `bad`.
 
     Raises: DataError, naming file and line of a malformed record; MissingExtra; RecipeError.
     """
     if isinstance(source, MixtureSource):
-        return _mixture(source, split=split, count=count, seed=seed)
+        return _mixture(source, split=split, count=count, seed=seed, bad=bad)
     if isinstance(source, ReasoningGymSource):
         return islice(reasoning_gym.draw(source, split=split, seed=seed), count)
     if isinstance(source, FileSource | HubSource):
-        return iter(files.sample(_of_split(source, split), count=count, seed=seed, answered_first=split != "train"))
+        drawn = _of_split(source, split, bad)
+        return iter(files.sample(drawn, count=count, seed=seed, answered_first=split != "train"))
     return _generated(source, split=split, count=count, seed=seed)
 
 
@@ -61,8 +67,11 @@ def first_examples(source: DataSource, *, count: int, seed: int) -> Iterator[Exa
     return load_examples(source, split="train", count=count, seed=seed)
 
 
-def _of_split(source: FileSource | HubSource, split: Split) -> Iterator[Example]:
-    drawn = files.draw(source, split=split) if isinstance(source, FileSource) else hub.draw(source, split=split)
+def _of_split(source: FileSource | HubSource, split: Split, bad: BadRecords | None = None) -> Iterator[Example]:
+    if isinstance(source, FileSource):
+        drawn = files.draw(source, split=split, bad=bad)
+    else:
+        drawn = hub.draw(source, split=split, bad=bad)
     return (example for example, of in drawn if of == split)
 
 
@@ -95,7 +104,9 @@ def _generated(source: ArithmeticSource | WordsSource, *, split: Split, count: i
             yield example
 
 
-def _mixture(source: MixtureSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:
+def _mixture(
+    source: MixtureSource, *, split: Split, count: int, seed: int, bad: BadRecords | None
+) -> Iterator[Example]:
     total = sum(part.share for part in source.parts)
     left = count
     names = _part_names(source)
@@ -103,7 +114,7 @@ def _mixture(source: MixtureSource, *, split: Split, count: int, seed: int) -> I
         share = min(left, max(1, round(count * part.share / total)))
         if number == len(source.parts):
             share = left
-        examples = list(load_examples(part.source, split=split, count=share, seed=seed))
+        examples = list(load_examples(part.source, split=split, count=share, seed=seed, bad=bad))
         left -= share
         yield from (item if item.origin else replace(item, origin=names[number - 1]) for item in examples)
         if share and not examples:

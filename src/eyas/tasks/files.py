@@ -11,19 +11,17 @@ from eyas.recipe import FileSource
 from eyas.records import Example, seed_for
 from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
 from eyas.storage.artifacts import sha256_of
+from eyas.tasks.mapping import BadRecords, examples_of
 from eyas.tasks.readers import count_rows, rows_of, shards_of
-from eyas.tasks.records import example_of
 
 
-def read_file(path: Path, *, grader: str) -> Iterator[Example]:
-    """Examples of a file of any kind that tasks/readers.py knows, or of a directory of shards.
+def read_file(source: FileSource, *, test: bool = False, bad: BadRecords | None = None) -> Iterator[Example]:
+    """Examples of `path`, or of `test_path` where there is one: a file of any kind, or a directory of shards.
 
     Raises: DataError, with file and line (record or row, where the kind has no lines).
     """
-    for where, row in rows_of(path):
-        if isinstance(row, DataError):
-            raise row
-        yield example_of(row, grader=grader, where=where)
+    name = source.test_path if test and source.test_path is not None else source.path
+    return examples_of(rows_of(Path(name).expanduser()), source, name=name, bad=bad, every_field=not test)
 
 
 def content_hashes(source: FileSource) -> list[str]:
@@ -58,18 +56,14 @@ def sample(examples: Iterable[Example], *, count: int, seed: int, answered_first
     return [item[-1] for item in sorted(chosen, reverse=True)]
 
 
-def draw(source: FileSource, *, split: str) -> Iterator[tuple[Example, str]]:
+def draw(source: FileSource, *, split: str, bad: BadRecords | None = None) -> Iterator[tuple[Example, str]]:
     """Each example with its split: by hash of the problem, but all of `test_path` is test and `path` then never is."""
-    if source.test_path is None:
-        for example in read_file(Path(source.path).expanduser(), grader=source.grader):
-            yield example, split_of(example.key)
-    elif split == "test":
-        for example in read_file(Path(source.test_path).expanduser(), grader=source.grader):
-            yield example, "test"
-    else:
-        for example in read_file(Path(source.path).expanduser(), grader=source.grader):
-            of = split_of(example.key)
-            yield example, "train" if of == "test" else of
+    given = source.test_path is not None
+    for example in read_file(source, test=given and split == "test", bad=bad):
+        of = split_of(example.key)
+        if given:
+            of = "test" if split == "test" else "train" if of == "test" else of
+        yield example, of
 
 
 def expected_rows(source: FileSource, *, split: str) -> int:

@@ -9,7 +9,7 @@ from eyas.recipe import HubSource
 from eyas.records import Example
 from eyas.splits import split_of
 from eyas.storage.origins import hub_commit
-from eyas.tasks.records import example_of
+from eyas.tasks.mapping import BadRecords, examples_of
 
 
 def commit_of(source: HubSource) -> str:
@@ -17,15 +17,16 @@ def commit_of(source: HubSource) -> str:
     return hub_commit(source.id, source.revision, kind="dataset")
 
 
-def draw(source: HubSource, *, split: str) -> Iterator[tuple[Example, str]]:
+def draw(source: HubSource, *, split: str, bad: BadRecords | None = None) -> Iterator[tuple[Example, str]]:
     """Each example with its split, as `files.draw` with `test_split` in place of `test_path`.
 
     Raises: MissingExtra, without `datasets`; DataError, if the data set cannot be had.
     """
     given = source.test_split is not None
     name = source.test_split if split == "test" and source.test_split is not None else source.split
-    for number, row in enumerate(_rows(source, name), start=1):
-        example = example_of(row, grader=source.grader, where=f"{source.id}, {name}, row {number}")
+    rows = ((f"{source.id}, {name}, row {number}", row) for number, row in enumerate(_rows(source, name), start=1))
+    every_field = name == source.split
+    for example in examples_of(rows, source, name=f"{source.id}, {name}", bad=bad, every_field=every_field):
         of = split_of(example.key)
         if given:
             of = "test" if split == "test" else "train" if of == "test" else of

@@ -63,8 +63,11 @@ def _parts(row: dict[str, Any], *, where: str) -> _Parts:
     for name in ("messages", "conversations"):
         if name in row:
             return _chat(row[name], name=name, where=where)
-    if isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list | None):
-        return _chat([*row["prompt"], *(row.get("completion") or ())], name="prompt", where=where)
+    if isinstance(row.get("prompt"), list):
+        field = next((key for key in _ANSWERS if row.get(key) is not None), None)
+        reply = [] if field is None else row[field]
+        said = reply if isinstance(reply, list) else [{"role": "assistant", "content": reply}]
+        return _chat([*row["prompt"], *said], name="prompt", where=where)
     system = _optional(row, "system", where=where)
     before = (("system", system),) if system else ()
     for name, answers in (("question", _ANSWERS), ("prompt", _ANSWERS), ("instruction", ("output",))):
@@ -107,9 +110,9 @@ def _chat(value: object, *, name: str, where: str) -> _Parts:
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: `{name}` must be a list that is not empty.")
     turns: list[tuple[str, str]] = []
-    sharegpt = isinstance(value[0], dict) and "from" in value[0]
-    speaker, said = ("from", "value") if sharegpt else ("role", "content")
     for number, message in enumerate(value, start=1):
+        sharegpt = isinstance(message, dict) and "from" in message
+        speaker, said = ("from", "value") if sharegpt else ("role", "content")
         role = _ROLES.get(str(message.get(speaker))) if isinstance(message, dict) else None
         if role is None:
             raise DataError(f"{where}: message {number} needs a `{speaker}` out of {', '.join(_ROLES)} and a `{said}`.")

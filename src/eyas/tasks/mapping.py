@@ -1,0 +1,89 @@
+"""A stream of rows to examples: what the recipe's `fields` name, then the schemas of tasks/records.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from eyas.errors import DataError
+from eyas.recipe import FieldMap, FileSource, HubSource
+from eyas.records import Example
+from eyas.tasks.readers import Row
+from eyas.tasks.records import example_of
+
+
+@dataclass
+class BadRecords:
+    """The malformed records that `max_bad_share` let pass. One collector for several readings counts each once."""
+
+    found: dict[str, str] = field(default_factory=dict)
+    """Where it stands -> what is wrong with it."""
+
+
+def examples_of(
+    rows: Iterable[Row],
+    source: FileSource | HubSource,
+    *,
+    name: str,
+    bad: BadRecords | None = None,
+    every_field: bool = True,
+) -> Iterator[Example]:
+    """An example for each row that is not malformed; `name` is what the rows come from.
+
+    Raises: DataError, at the first malformed row if `max_bad_share` is 0, otherwise at the end if there were more; at
+    the end too, if no row has one of the `fields` (only the prompt's and the answer's count without `every_field`).
+    """
+    named = {} if source.fields is None else _named(source.fields)
+    unseen = {theirs for ours, theirs in named.items() if every_field or ours in ("prompt", "completion")}
+    total = malformed = 0
+    first = ""
+    for where, row in rows:
+        total += 1
+        if isinstance(row, dict):
+            unseen.difference_update(row)
+        try:
+            example = _example(row, named, grader=source.grader, where=where)
+        except DataError as error:
+            if not source.max_bad_share:
+                raise
+            malformed += 1
+            first = first or str(error)
+            if bad is not None:
+                bad.found[where] = str(error)
+        else:
+            yield example
+    if malformed > source.max_bad_share * total:
+        raise DataError(
+            f"{name}: {malformed} of {total} records are malformed, more than the recipe's `max_bad_share` of "
+            f"{source.max_bad_share:g}. The first: {first}"
+        )
+    if unseen:
+        raise DataError(f"{name}: no record has the field {sorted(unseen)[0]!r} that the recipe's `fields` name.")
+
+
+def _example(row: object, named: dict[str, str], *, grader: str, where: str) -> Example:
+    if isinstance(row, DataError):
+        raise row
+    if named and isinstance(row, dict):
+        row, where = _renamed(row, named, where=where), f"{where} (by `fields`)"
+    return example_of(row, grader=grader, where=where)
+
+
+def _named(fields: FieldMap) -> dict[str, str]:
+    """Key of the `prompt`/`completion` schema -> key of the row."""
+    wanted = {
+        "prompt": fields.prompt,
+        "completion": fields.answer,
+        "reasoning": fields.reasoning,
+        "level": fields.level,
+        "system": fields.system,
+    }
+    return {ours: theirs for ours, theirs in wanted.items() if theirs is not None}
+
+
+def _renamed(row: dict[str, Any], named: dict[str, str], *, where: str) -> dict[str, Any]:
+    if named["prompt"] not in row:
+        found = ", ".join(map(str, list(row)[:8])) or "none"
+        raise DataError(f"{where}: expected `{named['prompt']}` (`fields.prompt`), found the keys: {found}.")
+    return {ours: row.get(theirs) for ours, theirs in named.items()}
