@@ -44,6 +44,7 @@ FLOORS = (
         "console",
         "cli_evaluate",
         "measurement",
+        "ablation",
     },
 )
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -49,6 +49,34 @@ def plan(recipe: RecipePath, out: Out = Path("runs"), set_: Set = None, limit: L
     print_plan(loaded, workspace=out)
 
 
+@app.command(
+    epilog="Example: eyas ablate recipes/quickstart.yaml --vary stages.distill.prefix=student,teacher --seeds 3"
+)
+def ablate(
+    recipe: RecipePath,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,VALUE", help="A field and its values; several make a grid. First: baseline."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to this minus one.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="VARIANT", help="Of the variants only this one; may be repeated.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be run, and run nothing.")] = False,
+    out: Out = Path("runs"),
+    set_: Set = None,
+    limit: Limit = None,
+) -> None:
+    """Run a recipe's variants (or a grid of --vary) over several seeds, and compare them on one page."""
+    from eyas.ablation import load_study, print_ablation_plan, run_study
+
+    study = load_study(recipe, vary=vary or (), only=only or (), seeds=seeds, overrides=set_ or (), limit=limit)
+    if plan:
+        print_ablation_plan(study, workspace=out)
+    elif not run_study(study, workspace=out):
+        raise typer.Exit(code=1)
+
+
 @app.command(epilog="Example: eyas init --student Qwen/Qwen3-0.6B --teacher Qwen/Qwen3-4B --data train.jsonl")
 def init(
     student: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from eyas.graph import Node
 from eyas.pipeline import read_summary, run_recipe
 from eyas.recipe import Recipe, ReportStage
 from eyas.report.console import result_table
+from eyas.storage.artifacts import Artifact
 from eyas.storage.context import Progress
 
 
@@ -88,27 +89,21 @@ def run_and_show(
 
     With `stage` only the stages of this type run (with `name`, the one of this name), and what they read.
     """
-    quieten()
     console = Console()
     started = time.monotonic()
-    bars = progress_bars(console)
-
-    def progress(node: Node, number: int, total: int) -> AbstractContextManager[Progress]:
-        return shown(f"{number:>2}/{total} {node.name}", console=console, bars=bars)
 
     def wanted(node: Node) -> bool:
         if name is not None:
             return node.name == name or node.name.startswith(f"{name}.")
         return node.type == stage
 
-    with bars:
-        done = run_recipe(
-            recipe,
-            recipe_text=recipe_text,
-            workspace=workspace,
-            progress=progress,
-            wanted=None if stage is None else wanted,
-        )
+    done = run_with_progress(
+        recipe,
+        recipe_text=recipe_text,
+        workspace=workspace,
+        console=console,
+        wanted=None if stage is None else wanted,
+    )
     run = workspace / recipe.name
     if stage is None and any(isinstance(stage, ReportStage) for stage in recipe.stages):
         console.print(result_table(read_summary(run)))
@@ -118,6 +113,25 @@ def run_and_show(
             if stage in (None, artifact.stage):
                 console.print(f"{made}: {artifact.path}", highlight=False, soft_wrap=True)
     console.print(f"{time.monotonic() - started:.0f} s in all.", highlight=False)
+
+
+def run_with_progress(
+    recipe: Recipe,
+    *,
+    recipe_text: str,
+    workspace: Path,
+    console: Console,
+    wanted: Callable[[Node], bool] | None = None,
+) -> dict[str, Artifact]:
+    """`run_recipe` with its progress on `console`."""
+    quieten()
+    bars = progress_bars(console)
+
+    def progress(node: Node, number: int, total: int) -> AbstractContextManager[Progress]:
+        return shown(f"{number:>2}/{total} {node.name}", console=console, bars=bars)
+
+    with bars:
+        return run_recipe(recipe, recipe_text=recipe_text, workspace=workspace, progress=progress, wanted=wanted)
 
 
 def quieten() -> None:

@@ -138,7 +138,7 @@ def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
             "grading": grading.VERSION,
         }
         if isinstance(stage, ReportStage):
-            content["recipe"] = recipe.model_dump(by_alias=True, mode="json", exclude={"execution"})
+            content["recipe"] = recipe.model_dump(by_alias=True, mode="json", exclude={"execution", "ablation"})
         nodes[stage.name] = _node(stage.name, stage, content, inputs, rounds=rounds, workspace=workspace)
     return list(nodes.values())
 

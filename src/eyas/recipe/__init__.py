@@ -1,9 +1,11 @@
 """Recipes: what a user writes. Loads without torch."""
 
+from eyas.recipe.ablation import AblationSpec, ClaimSpec, VariantSpec
 from eyas.recipe.curriculum import CurriculumSpec, WindowSpec
 from eyas.recipe.lineage import lineage, training_rounds
-from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe
+from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe, read_recipe, recipe_from
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
+from eyas.recipe.override import assign, override, parse_yaml
 from eyas.recipe.score import ScoreSpec
 from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
 from eyas.recipe.sources import (
@@ -42,7 +44,9 @@ from eyas.recipe.stages import (
 __all__ = [
     "LEGAL",
     "THINKING_FORMATS",
+    "AblationSpec",
     "ArithmeticSource",
+    "ClaimSpec",
     "CurriculumSpec",
     "DataSource",
     "DistillSelectionSpec",
@@ -78,12 +82,18 @@ __all__ = [
     "Target",
     "ThinkingSpec",
     "TrainingSpec",
+    "VariantSpec",
     "WindowSpec",
     "WordsSource",
+    "assign",
     "check_references",
     "expand",
     "lineage",
     "load_recipe",
+    "override",
     "parse_recipe",
+    "parse_yaml",
+    "read_recipe",
+    "recipe_from",
     "training_rounds",
 ]

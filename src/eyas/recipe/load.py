@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from eyas.errors import RecipeError
+from eyas.recipe.ablation import AblationSpec
 from eyas.recipe.difficulty import with_difficulty
 from eyas.recipe.explain import explain
 from eyas.recipe.override import limited, override, parse_yaml
@@ -37,12 +38,26 @@ class Recipe(Spec):
     """What is done, in order; a stage may read any stage before it."""
     execution: ExecutionSpec = ExecutionSpec()
     """How the work is cut for this machine."""
+    ablation: AblationSpec | None = None
+    """Variants and claims for `eyas ablate`; nothing to `eyas run`."""
 
 
 def load_recipe(path: Path, *, overrides: Sequence[str] = (), limit: int | None = None) -> Recipe:
     """Read, override, validate; the stages are as written, see `expand` for what runs.
 
     Raises: RecipeError, naming the file, the key and the nearest valid name.
+    """
+    data = read_recipe(path)
+    for setting in overrides:
+        override(data, setting)
+    where = " ".join([str(path), *(f"--set {setting}" for setting in overrides)])
+    return recipe_from(data, where=where, limit=limit)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What a recipe file says, not yet validated.
+
+    Raises: RecipeError, if it cannot be read or is no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -55,9 +70,11 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), limit: int | None 
         raise RecipeError(
             f"{path}: expected a mapping with `name`, `student` and `stages`, found {type(data).__name__}."
         )
-    for setting in overrides:
-        override(data, setting)
-    where = " ".join([str(path), *(f"--set {setting}" for setting in overrides)])
+    return data
+
+
+def recipe_from(data: dict[str, Any], *, where: str, limit: int | None) -> Recipe:
+    """`parse_recipe`, then the smoke run of it where there is a limit."""
     recipe = parse_recipe(data, where=where)
     if limit is not None:
         recipe = parse_recipe(limited(recipe.model_dump(by_alias=True, exclude_unset=True), limit), where=where)

@@ -12,6 +12,7 @@ from eyas.recipe.specs import RESERVED, as_model_spec
 
 SMOKE_STEPS = 2
 """Optimiser steps of a `--limit` run: the second one starts from an update, and a minute is enough for ten stages."""
+EXPECTED = "expected key=value, for instance seed=1 or stages.sft.training.epochs=3."
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -43,10 +44,19 @@ def override(data: dict[str, Any], setting: str) -> None:
     """
     where = f"--set {setting}"
     path, equals, text = setting.partition("=")
+    if not equals:
+        raise RecipeError(f"{where}: {EXPECTED}")
+    assign(data, path, parse_yaml(text, where=where), where=where)
+
+
+def assign(data: dict[str, Any], path: str, value: Any, *, where: str) -> None:
+    """Put `value` at the dotted `path` in place; a list of stages is addressed by stage name or type.
+
+    Raises: RecipeError, naming `where`.
+    """
     *parents, last = keys = path.split(".")
-    if not equals or not all(keys):
-        raise RecipeError(f"{where}: expected key=value, for instance seed=1 or stages.sft.training.epochs=3.")
-    value = parse_yaml(text, where=where)
+    if not all(keys):
+        raise RecipeError(f"{where}: {EXPECTED}")
     if parents and parents[0] in RESERVED:
         data[parents[0]] = as_model_spec(data.get(parents[0]))
     node: Any = data

@@ -57,10 +57,11 @@ def render_page(
         "drops": process.drops(evidence),
         "hardware": evidence.hardware(),
     }
-    return _environment().get_template("template.html").render(content)
+    return environment().get_template("template.html").render(content)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Of the pages' templates: escaping, with numbers and roles written as `words` does."""
     environment = Environment(
         loader=PackageLoader("eyas", "report"),
         autoescape=True,
