@@ -80,6 +80,10 @@ def test_a_match_counts_the_shared_rollouts_once() -> None:
     [
         ({**ORDERED, "rollouts": "x"}, "one of `difficulty`.* and `rollouts`"),
         ({"difficulty": {"model": "sft"}}, "nothing uses `difficulty`"),
+        ({**ORDERED, "signal": "length"}, "nothing uses `difficulty`"),
+        ({"signal": "length"}, "nothing uses `signal: length`"),
+        ({"signal": "teacher_nll", "order": "competence"}, "teacher scores, which only `distill` has"),
+        ({"signal": "length", "order": "competence", "window": {}}, "needs `curriculum.difficulty`"),
         ({**ORDERED, "difficulty": {}}, "model"),
         ({**ORDERED, "difficulty": {"model": "stf"}}, "'stf.difficulty' wants model.*did you mean 'sft'"),
         ({**ORDERED, "difficulty": {"model": "s0"}}, "'s0.difficulty' wants model in `model`, found 's0'"),

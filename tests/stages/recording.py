@@ -107,13 +107,19 @@ def decided(order: str) -> list[Counter[int]]:
 
 
 def train_recorded(
-    model: Path, root: Path, *, order: str, packing: bool = False, micro_batch_size: int = BATCH
+    model: Path,
+    root: Path,
+    *,
+    order: str,
+    packing: bool = False,
+    micro_batch_size: int = BATCH,
+    signal: str = "",
 ) -> Path:
     """Run an sft stage from `model` in `root`, with checkpoints every two steps; its directory."""
     for name, records in {"sequences": sequence_records(), "pass_rates": rollout_records()}.items():
         if not (root / name).exists():
             write_shard(root / name / "sequences", 0, records, kind=SequenceRecord)
-    inputs = {name: artifact(root / name) for name in ("sequences", "pass_rates")}
+    inputs = {name: artifact(root / name) for name in (("sequences",) if signal else ("sequences", "pass_rates"))}
     inputs["model"] = artifact(model.parent, dtype="float32")
     stage = SftStage.model_validate(
         {
@@ -121,10 +127,12 @@ def train_recorded(
             "sequences": "sequences",
             "modes": SHARES,
             "training": {"batch_size": BATCH, "steps": STEPS, "packing": packing},
-            "curriculum": {"rollouts": "pass_rates", "order": order},
+            "curriculum": {"order": order} | ({"signal": signal} if signal else {"rollouts": "pass_rates"}),
         }
     )
     made = context(root / "sft", inputs)
-    execution = ExecutionSpec(micro_batch_size=micro_batch_size, checkpoint_every=2, device="cpu", trackers=())
+    execution = ExecutionSpec(
+        micro_batch_size=micro_batch_size, checkpoint_every=2, device="cpu", threads=1, trackers=()
+    )
     sft.run(stage, replace(made, recipe=made.recipe.model_copy(update={"execution": execution})))
     return root / "sft"

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_sequences import LABELLED, artifact, context
 
+from eyas.curriculum import Key, PassRates
 from eyas.errors import DataError, RecipeError
-from eyas.recipe import SftStage, parse_recipe
+from eyas.recipe import CurriculumSpec, SftStage, parse_recipe
 from eyas.records import Example, Mode, SequenceRecord
 from eyas.stages import sft
 from eyas.storage.artifacts import Artifact
+from eyas.storage.batches import TrainingItem
+from eyas.storage.difficulty import eases
+from eyas.storage.scores import TeacherScores
 from eyas.storage.shards import write_shard
 
 MODES: tuple[Mode, ...] = ("reasoning", "fast")
@@ -78,3 +83,29 @@ def test_sft_needs_measured_pass_rates_for_what_they_decide(curriculum: dict[str
     ]
     with pytest.raises(RecipeError, match=r"needs `curriculum.difficulty`.* or `curriculum.rollouts`"):
         parse_recipe({"name": "r", "student": "builtin:nano-student", "stages": stages})
+
+
+def item(example: str, completion: int, token_logprobs: list[float]) -> TrainingItem:
+    record = SequenceRecord(
+        example_id=example, sample=0, mode="fast", source="student", prompt_ids=[5], completion_ids=[6] * completion,
+        finish_reason="stop",
+    )  # fmt: skip
+    own = np.array(token_logprobs, dtype=np.float32)
+    none = np.zeros(0, dtype=np.float32)
+    return TrainingItem(
+        record, scores=TeacherScores(record.token_hash, none.astype(np.int64), none.astype(np.int64), none, none, own)
+    )
+
+
+def test_ease_by_length_and_by_the_teacher_is_the_mean_over_an_examples_sequences() -> None:
+    items = [item("a", 2, [-1.0, -2.0]), item("b", 3, [-0.5, -0.5, -2.0]), item("a", 4, [-4.0, -3.0, -1.0, -2.0])]
+    rates = PassRates(rates={("a", "fast"): 0.3}, shares={}, graded=1, pseudo=0, unknown=0)
+
+    def ease(signal: str) -> Mapping[Key, float]:
+        spec = CurriculumSpec.model_validate({"order": "easy_to_hard", "signal": signal})
+        return eases(items, curriculum=spec, rates=rates)
+
+    assert ease("length") == {("a", "fast"): -3.0, ("b", "fast"): -3.0}
+    # a: (-1.5 + -2.5) / 2 = -2; b: -3 / 3 = -1, so the teacher finds b easier.
+    assert ease("teacher_nll") == {("a", "fast"): pytest.approx(-2.0), ("b", "fast"): pytest.approx(-1.0)}
+    assert ease("pass_rate") == {("a", "fast"): 0.3}

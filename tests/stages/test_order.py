@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from recording import BATCH, STEPS, RecordingTrainer, decided, examples, seen, train_recorded
+from recording import BATCH, STEPS, RecordingTrainer, decided, examples, seen, sequence_records, train_recorded
 
 from eyas.storage import training
 
@@ -56,6 +56,15 @@ def test_the_optimiser_sees_the_decided_order_in_packed_and_accumulated_micro_ba
         rows = [row for line in lines for rows in line["passes"] for row in rows]
         assert {len(line["passes"]) for line in lines} == {BATCH // 2}  # three micro-batches accumulated
         assert {len(row) for row in rows} == ({2} if packing else {1})  # sequences that share a row
+
+
+@pytest.mark.usefixtures("_recorded")
+def test_by_length_the_optimiser_sees_the_shortest_completions_first(tiny_student: Path, tmp_path: Path) -> None:
+    first = examples(seen(train_recorded(tiny_student, tmp_path, order="easy_to_hard", signal="length"))[0])
+    lengths = [len(record.completion_ids) for record in sequence_records()]
+    # Of six sequences four are reasoning, the odd numbers, and two fast.
+    for parity, drawn in ((1, 4), (0, 2)):
+        assert sorted(lengths[n] for n in first if n % 2 == parity) == sorted(lengths[parity::2])[:drawn]
 
 
 @pytest.mark.usefixtures("_recorded")

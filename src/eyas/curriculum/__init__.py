@@ -7,6 +7,7 @@ from eyas.curriculum.difficulty import (
     PassRates,
     frontier_weights,
     majority_answers,
+    mean_by_key,
     outside_window,
     pass_rates,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "competence",
     "frontier_weights",
     "majority_answers",
+    "mean_by_key",
     "outside_window",
     "pass_rates",
     "training_order",

@@ -61,6 +61,14 @@ def pass_rates(sequences: Iterable[SequenceRecord], *, pseudo_answers: Mapping[K
     )
 
 
+def mean_by_key(keys: Sequence[Key], values: Sequence[float]) -> dict[Key, float]:
+    """Mean of the values of each key."""
+    found: dict[Key, list[float]] = defaultdict(list)
+    for key, value in zip(keys, values, strict=True):
+        found[key].append(value)
+    return {key: sum(made) / len(made) for key, made in found.items()}
+
+
 def frontier_weights(keys: Sequence[Key], rates: Mapping[Key, float]) -> list[float]:
     """p(1-p) divided by its mean over the sequences that have a rate; 1 for the others.
 

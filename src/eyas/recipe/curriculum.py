@@ -48,7 +48,8 @@ class PacingSpec(Spec):
 
 
 class CurriculumSpec(Spec):
-    """Order and weight of examples by pass rate, the share of an example's rollouts graded correct."""
+    """Order and weight of examples by difficulty: the pass rate, the share of an example's rollouts graded correct,
+    or, for the order, another signal."""
 
     rollouts: str | None = None
     """Rollout stage that measured the pass rates; in `distill` by default its own rollouts."""
@@ -61,6 +62,9 @@ class CurriculumSpec(Spec):
     order: Literal["shuffle", "easy_to_hard", "hard_to_easy", "competence", "balanced"] = "shuffle"
     """Order of the examples within an epoch; `competence` draws from a growing share of the easiest, `balanced` puts
     equally many of every difficulty into every step (after openPangu Embedded's mix, arXiv 2505.22375)."""
+    signal: Literal["pass_rate", "length", "teacher_nll"] = "pass_rate"
+    """What makes an example hard for `order`: few right rollouts; many completion tokens; or, in `distill`, a large
+    mean NLL of its completion tokens under the teacher's scores. Not for `weight` and `window`."""
     pacing: PacingSpec = PacingSpec()
     """Pace of `order: competence`."""
     bins: int = Field(default=3, ge=2)
@@ -72,14 +76,23 @@ class CurriculumSpec(Spec):
     def _one_measurement(self) -> CurriculumSpec:
         if self.difficulty is not None and self.rollouts is not None:
             raise ValueError("give one of `difficulty`, which samples rollouts, and `rollouts`, which names a stage's")
-        if self.difficulty is not None and not self.decides:
+        if self.difficulty is not None and not self.needs_pass_rates:
             raise ValueError("nothing uses `difficulty`: set `order`, `weight` or `window`, or drop it")
+        if self.signal != "pass_rate" and self.order == "shuffle":
+            raise ValueError(f"nothing uses `signal: {self.signal}`: set `order`, or drop it")
         return self
 
     @property
+    def needs_pass_rates(self) -> bool:
+        """Whether anything follows from pass rates."""
+        ordered = self.order != "shuffle" and self.signal == "pass_rate"
+        return ordered or self.weight != "uniform" or self.window is not None
+
+    @property
     def decides(self) -> list[str]:
-        """What pass rates decide, in words; empty where nothing needs them."""
-        order = [f"order {self.order.replace('_', ' ')}"] if self.order != "shuffle" else []
+        """What difficulty decides, in words; empty where nothing follows from it."""
+        by = {"pass_rate": "", "length": " by length", "teacher_nll": " by the teacher's NLL"}[self.signal]
+        order = [f"order {self.order.replace('_', ' ')}{by}"] if self.order != "shuffle" else []
         weight = [f"weight {self.weight}"] if self.weight != "uniform" else []
         if self.window is None:
             return order + weight

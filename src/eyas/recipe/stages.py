@@ -75,7 +75,9 @@ class SftStage(StageSpec):
         given = [self.match_tokens, self.match_seconds, self.training.epochs, self.training.steps]
         if sum(value is not None for value in given) > 1:
             raise ValueError("give one of `match_tokens`, `match_seconds`, `training.epochs` and `training.steps`")
-        if self.curriculum.decides and self.curriculum.rollouts is None and self.curriculum.difficulty is None:
+        if self.curriculum.signal == "teacher_nll":
+            raise ValueError("`curriculum.signal: teacher_nll` needs teacher scores, which only `distill` has")
+        if self.curriculum.needs_pass_rates and self.curriculum.rollouts is None and self.curriculum.difficulty is None:
             raise ValueError(
                 "a curriculum in sft needs `curriculum.difficulty`, which measures pass rates, or "
                 "`curriculum.rollouts`, the stage that measured them"

@@ -109,7 +109,7 @@ def staleness(evidence: Evidence) -> list[StalenessRow]:
 
 
 def curricula(evidence: Evidence) -> list[tuple[str, str, dict[str, int]]]:
-    """(stage, what the pass rates decide, examples by how their pass rate is known) where a curriculum is used."""
+    """(stage, what difficulty decides, examples by how their pass rate is known) where a curriculum is used."""
     found = []
     for name in evidence.trainings():
         stage = evidence.stages[name]

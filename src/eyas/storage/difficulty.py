@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from eyas.curriculum import Key, PassRates, frontier_weights, majority_answers, outside_window, pass_rates
+from eyas.curriculum import (
+    Key,
+    PassRates,
+    frontier_weights,
+    majority_answers,
+    mean_by_key,
+    outside_window,
+    pass_rates,
+)
 from eyas.errors import DataError
 from eyas.recipe import CurriculumSpec
 from eyas.records import SequenceRecord
@@ -34,6 +42,19 @@ def _sequences(artifact: Artifact) -> list[SequenceRecord]:
 def keys_of(items: Sequence[TrainingItem]) -> list[Key]:
     """What a pass rate belongs to, for each item."""
     return [(item.sequence.example_id, item.sequence.mode) for item in items]
+
+
+def eases(items: Sequence[TrainingItem], *, curriculum: CurriculumSpec, rates: PassRates) -> Mapping[Key, float]:
+    """How easy each example is by the curriculum's signal; only the order of the numbers means anything.
+
+    Of an example's several sequences the mean counts, of `teacher_nll` for which every item must have scores.
+    """
+    if curriculum.signal == "length":
+        return mean_by_key(keys_of(items), [-float(len(item.sequence.completion_ids)) for item in items])
+    if curriculum.signal == "teacher_nll":
+        logprobs = [float(item.scores.token_logprobs.mean()) for item in items if item.scores is not None]
+        return mean_by_key(keys_of(items), logprobs)
+    return rates.rates
 
 
 def windowed(

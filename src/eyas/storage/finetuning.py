@@ -20,7 +20,7 @@ from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.candidates import Candidates, Validate
 from eyas.storage.context import Progress, StageContext
-from eyas.storage.difficulty import keys_of, weighted
+from eyas.storage.difficulty import eases, keys_of, weighted
 from eyas.storage.models import device_of, load_model, save_model
 from eyas.storage.probe import using_threads
 from eyas.storage.settings import choose_packing, choose_settings
@@ -107,7 +107,7 @@ def finetune(
     order = training_order(
         keys_of(items),
         spec=curriculum,
-        ease=rates.rates,
+        ease=eases(items, curriculum=curriculum, rates=rates),
         modes=modes,
         seed=context.recipe.seed,
         steps=steps,
