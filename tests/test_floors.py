@@ -43,6 +43,8 @@ FLOORS = (
         "chat",
         "console",
         "cli_evaluate",
+        "harness",
+        "suite",
         "measurement",
         "ablation",
     },

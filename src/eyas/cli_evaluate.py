@@ -1,14 +1,16 @@
-"""`eyas evaluate`: a recipe's evaluation stages, or any model on a file of examples."""
+"""`eyas evaluate`: a recipe's evaluation stages, or any model on a file of examples or on benchmarks."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
+from rich.console import Console
 
 if TYPE_CHECKING:
-    from eyas.measurement import Measure
     from eyas.records import Mode
 
 RECIPES = (".yaml", ".yml")
@@ -46,12 +48,30 @@ Thinking = Annotated[
 Modes = Annotated[
     str | None, typer.Option("--modes", help="reasoning, fast or both with a comma; both if the model thinks.")
 ]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Longest completion.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", min=1, help="Longest completion; 512, or what a benchmark says.", show_default=False),
+]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 Samples = Annotated[int, typer.Option("--samples", min=1, help="Answers per example; needs a temperature.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of the samples, and of which examples --limit takes.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option("--dtype", help="Type of the weights.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Completions decoded together.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Completions decoded together; 64, benchmarks 8.", show_default=False),
+]
+Suite = Annotated[Literal["paper"] | None, typer.Option("--suite", help="Benchmarks: those of the paper.")]
+Tasks = Annotated[
+    str | None, typer.Option("--tasks", metavar="A,B", help="Tasks of lm-evaluation-harness, instead of --data.")
+]
+Include = Annotated[Path | None, typer.Option("--include-path", help="Directory with task files of your own.")]
+Chat = Annotated[
+    bool | None,
+    typer.Option("--chat-template/--no-chat-template", help="Benchmarks: ask through it; if there is one."),
+]
+UnsafeCode = Annotated[
+    bool, typer.Option("--unsafe-code", help="Benchmarks: execute code that the model writes, unconfined.")
+]
 
 
 def register(app: typer.Typer, *, run_stage: RunStage) -> None:
@@ -61,63 +81,74 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
         target: Target,
         data: Data = None,
         baseline: Baseline = None,
+        suite: Suite = None,
+        tasks: Tasks = None,
+        include_path: Include = None,
         modes: Modes = None,
         thinking: Thinking = None,
         grader: Grader = None,
         limit: Limit = None,
-        max_tokens: MaxTokens = 512,
+        max_tokens: MaxTokens = None,
         temperature: Temperature = 0.0,
         samples: Samples = 1,
         seed: Seed = 0,
         dtype: Dtype = "float32",
-        batch_size: BatchSize = 64,
+        batch_size: BatchSize = None,
+        chat_template: Chat = None,
+        unsafe_code: UnsafeCode = False,
         out: Out = Path("runs"),
         name: Name = None,
         set_: Set = None,
     ) -> None:
-        """Measure a recipe's models on its held-out examples, or any model on a file of examples.
+        """Measure a recipe's models on its held-out examples, or any model on a file of examples or on benchmarks.
 
         A recipe runs first what its evaluation needs and skips what is done.
         """
-        from eyas.errors import RecipeError
-
+        given = {"--data": data, "--suite": suite, "--tasks": tasks}
         if target.endswith(RECIPES):
-            if data or baseline:
-                raise RecipeError(f"{target} is a recipe, which names its data and models. Drop --data and --baseline.")
+            _refuse(f"{target} is a recipe, which names its data and models", given | {"--baseline": baseline})
             run_stage(Path(target), out, set_, limit, stage="evaluate", name=name)
             return
-        if name or set_:
-            raise RecipeError(f"--name and --set are for recipes (*.yaml); {target} is taken for a model. Drop them.")
+        _refuse(f"{target} is taken for a model, not a recipe (*.yaml)", {"--name": name, "--set": set_})
+        _require_one(target, given)
+        common: dict[str, Any] = {"limit": limit, "seed": seed, "dtype": dtype}
         if data is None:
-            raise RecipeError(f"{target}: a model needs examples. Give --data FILE.")
-        from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
-
-        source = {"type": "file", "path": data, "test_path": data} | ({"grader": grader} if grader else {})
+            own = {"--baseline": baseline, "--grader": grader, "--temperature": temperature, "--samples": samples > 1}
+            _refuse("benchmarks have graders and sampling of their own", own)
+            common |= {"max_tokens": max_tokens, "chat": chat_template, "unsafe_code": unsafe_code}
+            common |= {"batch_size": batch_size or 8, "mode": _one_mode(modes)}
+            _run_benchmarks(target, common, suite, tasks, include=include_path, thinking=_known(thinking), out=out)
+            return
+        benchmarks = {"--include-path": include_path, "--unsafe-code": unsafe_code}
+        _refuse("--data has nothing to do with benchmarks", benchmarks | {"--chat-template": chat_template is not None})
         if samples > 1 and temperature == 0:
-            raise RecipeError("--samples above 1 gives the same answer again when greedy. Add --temperature 0.7.")
-        from eyas.measurement import Measure
-
-        _evaluate(
-            target,
-            Measure(
-                data=FileSource.model_validate(source),
-                sampling=SamplingSpec(temperature=temperature, max_completion_tokens=max_tokens),
-                execution=ExecutionSpec(generation_batch_size=batch_size),
-                limit=limit,
-                samples=samples,
-                seed=seed,
-                thinking=_known_format(thinking),
-                modes=_modes(modes),
-                dtype=dtype,
-            ),
-            baseline=baseline,
-            out=out,
-        )
+            _refuse("a greedy answer is the same every time; --temperature 0.7 samples", {"--samples": samples})
+        common |= {"samples": samples, "thinking": _known(thinking), "modes": _modes(modes)}
+        sampling = {"temperature": temperature, "max_completion_tokens": max_tokens or 512}
+        _measure_on_file(target, data, grader, sampling, common, batch_size or 64, baseline=baseline, out=out)
 
     app.command(
         rich_help_panel="Single stages",
         epilog="Example: eyas evaluate HuggingFaceTB/SmolLM2-135M-Instruct --data test.jsonl --limit 200",
     )(evaluate)
+
+
+def _refuse(reason: str, options: Mapping[str, object]) -> None:
+    """Raises: RecipeError, if one of the options was given."""
+    from eyas.errors import RecipeError
+
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise RecipeError(f"{reason}. Drop {' and '.join(given)}.")
+
+
+def _require_one(target: str, options: Mapping[str, object]) -> None:
+    from eyas.errors import RecipeError
+
+    given = [name for name, value in options.items() if value]
+    if len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        raise RecipeError(f"{target}: expected one of --data FILE, --suite paper and --tasks A,B, found {found}.")
 
 
 def _modes(text: str | None) -> tuple[Mode, ...] | None:
@@ -132,7 +163,16 @@ def _modes(text: str | None) -> tuple[Mode, ...] | None:
     return tuple(mode for mode in MODES if mode in wanted)
 
 
-def _known_format(name: str | None) -> str | None:
+def _one_mode(text: str | None) -> Mode:
+    from eyas.errors import RecipeError
+
+    wanted = _modes(text) or ("fast",)
+    if len(wanted) > 1:
+        raise RecipeError(f"--modes {text}: benchmarks run in one mode at a time. Give fast or reasoning.")
+    return wanted[0]
+
+
+def _known(name: str | None) -> str | None:
     from eyas.errors import RecipeError
     from eyas.recipe import THINKING_FORMATS
 
@@ -141,24 +181,77 @@ def _known_format(name: str | None) -> str | None:
     return name
 
 
-def _evaluate(target: str, measure: Measure, *, baseline: str | None, out: Path) -> None:
+def _measure_on_file(
+    target: str,
+    data: str,
+    grader: str | None,
+    sampling: Mapping[str, Any],
+    common: Mapping[str, Any],
+    batch_size: int,
+    *,
+    baseline: str | None,
+    out: Path,
+) -> None:
     from functools import partial
 
-    from rich.console import Console
-
     from eyas.console import progress_bars, quieten, shown
-    from eyas.measurement import compare, evaluate_model
+    from eyas.measurement import Measure, compare, evaluate_model
+    from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
+    from eyas.report.evaluation import difference_lines, evaluation_table
 
+    source = {"type": "file", "path": data, "test_path": data} | ({"grader": grader} if grader else {})
+    measure = Measure(
+        data=FileSource.model_validate(source),
+        sampling=SamplingSpec.model_validate(sampling),
+        execution=ExecutionSpec(generation_batch_size=batch_size),
+        **common,
+    )
     quieten()
     console = Console(highlight=False)
-    bars = progress_bars(console)
-    with bars:
+    with progress_bars(console) as bars:
         display = partial(shown, console=console, bars=bars)
         found = evaluate_model(target, measure, workspace=out, shown=display)
         rival = None if baseline is None else evaluate_model(baseline, measure, workspace=out, shown=display)
-    differences = {} if rival is None else compare(found, rival)
-    from eyas.report.evaluation import evaluation_table
-
-    facts: list[Any] = [found.facts, *([] if rival is None else [rival.facts])]
-    console.print(evaluation_table(facts, differences))
+    console.print(evaluation_table([found.facts] if rival is None else [found.facts, rival.facts]))
+    for line in difference_lines({} if rival is None else compare(found, rival)):
+        console.print(line, soft_wrap=True)
     console.print(f"Predictions and evaluation.json: {found.directory}", soft_wrap=True)
+
+
+def _run_benchmarks(
+    target: str,
+    common: Mapping[str, Any],
+    suite: str | None,
+    tasks: str | None,
+    *,
+    include: Path | None,
+    thinking: str | None,
+    out: Path,
+) -> None:
+    from eyas.harness import SuiteOptions, go_offline_unless_reachable, open_harness, require_harness
+    from eyas.suite import SUITES, Benchmark
+
+    harness_version = require_harness()
+    console = Console(highlight=False, file=sys.stdout)
+    if not go_offline_unless_reachable():
+        console.print("The hub is out of reach: only what is on this machine can be measured.")
+    from eyas.console import progress_bars, quieten, shown
+    from eyas.report.evaluation import suite_table
+
+    quieten()
+    options = SuiteOptions(**common)
+    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    benchmarks = SUITES[suite] if suite else tuple(Benchmark(name, name) for name in names)
+    harness = open_harness(
+        target, options, include=include, thinking=thinking, workspace=out, harness_version=harness_version
+    )
+    harness.require_tasks(names)
+    outcomes = []
+    with progress_bars(console) as bars, shown(target, console=console, bars=bars) as progress:
+        progress.start(len(benchmarks), unit="benchmarks")
+        for benchmark in benchmarks:
+            outcomes += harness.measure(benchmark)
+            progress.advance(note=benchmark.name)
+    console.print(suite_table(outcomes, title=target, chat=harness.chat, mode=options.mode))
+    if any(outcome.status == "measured" for outcome in outcomes):
+        console.print(f"Results: {harness.directory}", soft_wrap=True)

@@ -75,13 +75,13 @@ def evaluate_model(origin: str, measure: Measure, *, workspace: Path, shown: Sho
 
     Raises: ModelError, DataError, GradingError, OutOfMemory; Locked, while another process is at the same evaluation.
     """
-    spec = ModelSpec(from_=_weights_of(origin), dtype=measure.dtype)
+    spec = ModelSpec(from_=weights_of(origin), dtype=measure.dtype)
     examples, unanswered = _examples(measure)
-    thinking, thinks = _thinking(spec, measure, workspace)
+    thinking, thinks = thinking_of(spec, measure.thinking, workspace)
     modes = measure.modes or (MODES if thinks else ("reasoning",))
     settings = _settings(spec, measure, thinking, modes)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    directory = workspace / "evaluations" / f"{_slug(origin)}-{digest[:12]}"
+    directory = workspace / "evaluations" / f"{slug(origin)}-{digest[:12]}"
     jobs: list[Job] = [
         (example, mode, sample) for mode in modes for example in examples for sample in range(measure.samples)
     ]
@@ -123,14 +123,14 @@ def materialised(spec: ModelSpec, workspace: Path) -> Path:
     Raises: ModelError; MissingExtra, for `builtin:smollm2-135m` without its package.
     """
     name = hashlib.sha256(f"{identity(spec)} {spec.dtype}".encode()).hexdigest()[:12]
-    directory = workspace / "evaluations" / "models" / f"{_slug(spec.from_ or '')}-{name}"
+    directory = workspace / "evaluations" / "models" / f"{slug(spec.from_ or '')}-{name}"
     if not (directory / "model" / "config.json").is_file():
         with locked(directory, purpose="evaluate"):
             materialise(spec, directory, seed=0)
     return directory / "model"
 
 
-def _weights_of(origin: str) -> str:
+def weights_of(origin: str) -> str:
     """The directory with the weights: of an artifact its `model/`."""
     path = Path(origin).expanduser()
     if (path / "config.json").is_file() or not path.is_dir():
@@ -142,7 +142,8 @@ def _weights_of(origin: str) -> str:
     raise ModelError(f"{origin}: holds no config.json. {advice}")
 
 
-def _slug(origin: str) -> str:
+def slug(origin: str) -> str:
+    """A model's name as part of a directory's: the last two parts of its id or path."""
     return re.sub(r"[^\w.]+", "-", "-".join(origin.rstrip("/").split("/")[-2:])).strip("-.") or "model"
 
 
@@ -156,10 +157,10 @@ def _examples(measure: Measure) -> tuple[list[Example], int]:
     return answered, len(found) - len(answered)
 
 
-def _thinking(spec: ModelSpec, measure: Measure, workspace: Path) -> tuple[ThinkingSpec, bool]:
+def thinking_of(spec: ModelSpec, asked: str | None, workspace: Path) -> tuple[ThinkingSpec, bool]:
     """The thinking format and whether the model is known to think: asked for, the run's own, or its template's."""
-    if measure.thinking is not None:
-        return THINKING_FORMATS[measure.thinking], True
+    if asked is not None:
+        return THINKING_FORMATS[asked], True
     path = Path(spec.from_ or "").expanduser().absolute()
     resolved = path.parent.parent / "resolved.json"
     if path.parent.name == "models" and resolved.is_file():

@@ -1,4 +1,4 @@
-"""What `eyas evaluate MODEL` measured as a terminal table."""
+"""What `eyas evaluate MODEL` measured, on the terminal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from rich.table import Table
 from eyas.report.words import count, p_value, percent, points
 
 
-def evaluation_table(facts: Sequence[Mapping[str, Any]], differences: Mapping[str, Mapping[str, float]]) -> Table:
-    """Accuracy by model, mode and level with interval, n, lengths and truncation; the paired differences below.
+def evaluation_table(facts: Sequence[Mapping[str, Any]]) -> Table:
+    """Accuracy by model, mode and level (where there are several) with interval, n, lengths and truncation.
 
-    `facts` are contents of `evaluation.json`, the model's and, where there is one, the baseline's; `differences` the
-    modes of `comparison-….json`.
+    `facts` are contents of `evaluation.json`: the model's and, where there is one, the baseline's.
     """
     first = facts[0]
     left_out = f"; {first['unanswered']} without an answer left out" if first["unanswered"] else ""
@@ -24,7 +23,7 @@ def evaluation_table(facts: Sequence[Mapping[str, Any]], differences: Mapping[st
         box=box.SIMPLE_HEAD,
         title=escape(str(first["data"])),
         title_justify="left",
-        caption=f"95 % intervals (Wilson; difference: paired bootstrap, exact McNemar){left_out}",
+        caption=f"95 % intervals (Wilson){left_out}",
         caption_justify="left",
     )
     for name in ("model", "mode", "level"):
@@ -34,14 +33,43 @@ def evaluation_table(facts: Sequence[Mapping[str, Any]], differences: Mapping[st
     for item in facts:
         for mode, found in item["accuracy"].items():
             table.add_row(escape(item["model"]), mode, "all", *_cells(found), style="bold")
-            for level, part in item["by_level"].get(mode, {}).items():
+            levels = item["by_level"].get(mode, {})
+            for level, part in levels.items() if len(levels) > 1 else ():
                 table.add_row("", "", escape(level), *_cells(part))
-    if differences:
-        table.add_section()
-    for mode, found in differences.items():
-        interval = f"{points(found['low'])} to {points(found['high'])}"
-        mcnemar = f"McNemar p {p_value(found['p_value'])}"
-        table.add_row("difference", mode, mcnemar, points(found["difference"]), interval, count(found["n"]), "", "")
+    return table
+
+
+def difference_lines(differences: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A line per mode of `comparison-….json`: paired bootstrap interval and exact McNemar test."""
+    return [
+        f"model − baseline, {mode}: {points(found['difference'])} points ({points(found['low'])} to "
+        f"{points(found['high'])}), {count(found['n'])} pairs, McNemar p {p_value(found['p_value'])}"
+        for mode, found in differences.items()
+    ]
+
+
+def suite_table(outcomes: Sequence[Any], *, title: str, chat: bool, mode: str) -> Table:
+    """A row per benchmark: what was measured, or why it was not."""
+    how = f"chat template, {mode} mode" if chat else "no chat template"
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=escape(title),
+        title_justify="left",
+        caption=f"lm-evaluation-harness, {how}; 95 % intervals (Wilson)",
+        caption_justify="left",
+    )
+    table.add_column("benchmark")
+    for name in ("result, %", "95 % interval", "n", "shots"):
+        table.add_column(name, justify="right")
+    table.add_column("task and metric, or why not", overflow="fold")
+    for item in outcomes:
+        if item.status == "measured":
+            interval = "–" if item.low is None else f"{percent(item.low)}–{percent(item.high)}"
+            what = f"{item.task} v{item.version} {item.metric}"
+            table.add_row(item.name, percent(item.value), interval, count(item.n), str(item.shots), escape(what))
+        else:
+            reason = f"{item.status}: {item.reason}"
+            table.add_row(item.name, "–", "", "", "", escape(reason), style="dim")
     return table
 
 
