@@ -11,8 +11,11 @@ import pytest
 from report_runs import HOSTILE, RIGHT, N, write_run
 from rich.console import Console
 
+from eyas.records import SequenceRecord
 from eyas.report.console import result_table
+from eyas.report.evidence import Prediction, read_predictions
 from eyas.stats import wilson
+from eyas.storage.shards import write_shard
 
 Made = tuple[dict, str, Path]
 
@@ -148,7 +151,24 @@ def test_of_several_samples_accuracies_are_means_and_pass_at_k_is_shown(tmp_path
     assert found["n"] == N
     assert "<h3>pass@k</h3>" in page
     assert "temperature 0.7, at most 256 tokens, 2 answers an example" in page
-    assert "exact sign test of their mean grades" in page
+    assert "exact sign test of its shares of right ones" in page
+
+
+def test_a_prediction_is_the_first_sample_and_the_share_of_right_ones(tmp_path: Path) -> None:
+    made = [
+        SequenceRecord(
+            example_id=example, sample=sample, mode="fast", source="student", prompt_ids=[1],
+            completion_ids=[2] * sample, finish_reason="stop", text=f"{example}{sample}", grade=grade,
+        )
+        for example, grades in (("a", (0.25, 1.0, 1.0, 0.0)), ("b", (None, None)))
+        for sample, grade in enumerate(grades)
+    ]  # fmt: skip
+    write_shard(tmp_path, 0, made[:3], kind=SequenceRecord)
+    write_shard(tmp_path, 1, made[3:], kind=SequenceRecord)
+    found = read_predictions(tmp_path)
+    # Half credit is not right: 2 of 4.
+    assert found["a", "fast"] == Prediction(grade=0.5, first_grade=0.25, text="a0", truncated=False, tokens=0)
+    assert found["b", "fast"].grade is None
 
 
 def test_one_greedy_answer_an_example_has_no_pass_at_k(made: Made) -> None:

@@ -67,13 +67,13 @@ def compare_all(evidence: Evidence) -> list[Comparison]:
 def compare(first: Predictions, second: Predictions, *, a: str, b: str, mode: Mode, seed: int) -> Comparison | None:
     """Join two models' answers on example id and mode; None where no example was graded for both.
 
-    Of several samples an example has their mean grade, so McNemar's test is the sign test of those means.
+    Of several samples an example has the share of right ones, so McNemar's test is the sign test of those shares.
     """
     pairs = [
-        (answer.mean_grade, other.mean_grade)
+        (answer.grade, other.grade)
         for key, answer in sorted(first.items())
-        if key[1] == mode and answer.mean_grade is not None
-        and (other := second.get(key)) is not None and other.mean_grade is not None
+        if key[1] == mode and answer.grade is not None
+        and (other := second.get(key)) is not None and other.grade is not None
     ]  # fmt: skip
     if not pairs:
         return None

@@ -26,8 +26,8 @@ class Prediction:
     """One model's answer to one example: the first of its samples, and what all of them scored."""
 
     grade: float | None
-    mean_grade: float | None
-    """Over the samples; None where none was graded."""
+    """Share of the samples that are right, as in the accuracy; None where none was graded."""
+    first_grade: float | None
     text: str
     truncated: bool
     tokens: int
@@ -160,7 +160,7 @@ class Evidence:
 
 
 def read_predictions(directory: Path) -> dict[tuple[str, Mode], Prediction]:
-    """First sample of every example and mode, without its token ids, and the mean grade of all.
+    """First sample of every example and mode, without its token ids, and the share of right ones among all.
 
     Raises: CorruptArtifact, if a shard does not match its checksum.
     """
@@ -172,14 +172,14 @@ def read_predictions(directory: Path) -> dict[tuple[str, Mode], Prediction]:
         lengths = pc.list_value_length(table["completion_ids"]).to_pylist()
         for row, length in zip(table.drop_columns("completion_ids").to_pylist(), lengths, strict=True):
             key = row["example_id"], row["mode"]
-            grades[key] += [] if row["grade"] is None else [row["grade"]]
+            grades[key] += [] if row["grade"] is None else [float(row["grade"] >= 1.0)]
             if row["sample"] == 0:
                 first[key] = Prediction(
-                    grade=row["grade"], mean_grade=None, text=row["text"],
+                    grade=None, first_grade=row["grade"], text=row["text"],
                     truncated=row["finish_reason"] == "length", tokens=length,
                 )  # fmt: skip
     means = {key: sum(found) / len(found) for key, found in grades.items() if found}
-    return {key: replace(prediction, mean_grade=means.get(key)) for key, prediction in first.items()}
+    return {key: replace(prediction, grade=means.get(key)) for key, prediction in first.items()}
 
 
 def count_tokens(directory: Path) -> int:

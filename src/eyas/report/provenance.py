@@ -33,7 +33,7 @@ def _rows(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Sampling", describe_sampling(settings["sampling"], samples=settings["samples_per_prompt"])
     for mode, digest in settings["prompts_sha256"].items():
         yield f"SHA-256 of the {mode} prompts as rendered", digest[:DIGITS]
-    yield "of the chat template", settings["template_sha256"][:DIGITS]
+    yield "SHA-256 of the chat template", settings["template_sha256"][:DIGITS]
     thinking = settings["thinking"]
     yield "Thinking", f"between {thinking['open']!r} and {thinking['close']!r}"
 

@@ -69,7 +69,7 @@ def _answer(recipe: Recipe, role: str, mode: Mode, prediction: Prediction | None
     return Answer(
         role=role,
         mode=mode,
-        right=None if prediction.grade is None else prediction.grade >= 1.0,
+        right=None if prediction.first_grade is None else prediction.first_grade >= 1.0,
         answer=parsed.answer,
         thinking=parsed.thinking or "",
         truncated=prediction.truncated,
