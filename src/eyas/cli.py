@@ -81,7 +81,7 @@ def ablate(
 def init(
     student: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],
     teacher: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],
-    data: Annotated[str, typer.Option(help="JSON Lines file, or builtin:arithmetic.")],
+    data: Annotated[str, typer.Option(help="Data file, directory of shards, or builtin:arithmetic.")],
     to: Annotated[Path, typer.Option("--to", help="Where to write the recipe.")] = Path("recipe.yaml"),
     thinking: Annotated[str | None, typer.Option(help="plain, qwen3 or pangu; guessed from the template.")] = None,
 ) -> None:

@@ -67,7 +67,7 @@ def test_prompts_alone_are_fine(tmp_path: Path) -> None:
         ('{"question": "a", "answer": "1"}\n{"question": ', r"data.jsonl, line 2: not JSON"),
         (b'{"question": "\xff"}', r"line 1: not UTF-8"),
         ("[1, 2]", r"line 1: expected an object, found list"),
-        ('{"text": "a"}', r"expected `messages`, .* or `instruction`, found the keys: text"),
+        ('{"text": "a"}', r"expected one of `messages`, .*, found the keys: text"),
         ('{"question": 1.5, "answer": ["a"]}', r"`answer` must be text, found list"),
         ('{"question": "  ", "answer": "1"}', r"`question` is empty"),
         ('{"question": "a", "answer": "thinking ####  "}', r"no final answer"),

@@ -11,6 +11,7 @@ import pytest
 from eyas.errors import DataError, MissingExtra
 from eyas.recipe import HubSource, MixtureSource
 from eyas.tasks import content_identities, load_examples
+from eyas.tasks.mapping import BadRecords
 
 COMMIT = "c" * 40
 
@@ -107,3 +108,22 @@ def test_without_datasets_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"eyas\[hub\].*pip install datasets"):
         list(load_examples(source(), split="train", count=1, seed=0))
+
+
+def test_rows_of_the_real_package_are_mapped_and_bad_ones_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("eyas.tasks.hub.hub_commit", lambda *_, **__: COMMIT)
+    rows = [{"chat": [{"role": "user", "content": f"{n}+1"}], "said": str(n + 1) if n else " "} for n in range(400)]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(rows))
+    mapped = source(fields={"prompt": "chat", "answer": "said"}, max_bad_share=0.01)
+    bad = BadRecords()
+    found = list(load_examples(mapped, split="train", count=1000, seed=0, bad=bad))
+    assert len(found) > 300
+    assert all(example.answer == str(int(example.prompt[0][1].partition("+")[0]) + 1) for example in found)
+    assert list(bad.found) == ["somebody/sums, train, row 1"]
+
+
+def test_an_id_that_is_none_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"a local directory, not a data set of the hub. Use `type: file`"):
+        content_identities(source(id=str(tmp_path)))
+    assert content_identities(source(id="https://huggingface.co/datasets/openai/gsm8k")) == ["main"]

@@ -108,7 +108,7 @@ def test_records_longer_than_what_is_read_at_once_stay_whole(tmp_path: Path) -> 
         ("a.csv", b'prompt,completion\na,"b\n', r"line 2: not a row of the table \(unexpected end of data\)"),
         ("a.csv", b"prompt,completion\n\xff,b\n", r"line 2: not UTF-8"),
         ("a.csv", b"prompt,completion\n,b\n", r"line 2: `prompt` must be text, found nothing"),
-        ("a.csv", b"text\na\n", r"line 2: expected `messages`, .* found the keys: text"),
+        ("a.csv", b"text\na\n", r"line 2: expected one of `messages`, .* found the keys: text"),
         ("a.tsv", b"prompt,completion\na,b\n", r"found the keys: prompt,completion"),
         ("a.parquet", b"PAR1 but no table", r"a.parquet, after row 0: not readable as Parquet"),
         ("a.parquet", b"", r"not readable as Parquet"),

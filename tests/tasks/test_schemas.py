@@ -63,6 +63,19 @@ def test_alpacas_input_follows_its_instruction_and_a_system_prompt_goes_first() 
     assert found.key == "Be brief. Add. 1, 1"
 
 
+def test_a_chat_takes_a_system_prompt_unless_it_has_its_own() -> None:
+    assert example({"system": "S", "messages": [USER]}).prompt == (("system", "S"), ("user", "1+1"))
+    own = {"role": "system", "content": "Own."}
+    assert example({"system": "S", "messages": [own, USER]}).prompt == (("system", "Own."), ("user", "1+1"))
+
+
+def test_null_columns_of_a_joined_table_do_not_hide_the_schema() -> None:
+    joined = {"messages": None, "question": None, "prompt": "1+1", "answer": None, "completion": "2"}
+    assert (example(joined).prompt, example(joined).answer) == ((("user", "1+1"),), "2")
+    said = [{"from": None, "role": "user", "content": "1+1"}, {"from": "gpt", "value": "2", "role": None}]
+    assert (example({"messages": said}).prompt, example({"messages": said}).answer) == ((("user", "1+1"),), "2")
+
+
 def test_sharegpt_keeps_all_turns_and_the_last_reply_is_the_reference() -> None:
     turns = [("system", "S"), ("human", "1+1"), ("gpt", "2"), ("human", "2+2"), ("gpt", "4")]
     found = example({"conversations": [{"from": who, "value": text} for who, text in turns]})

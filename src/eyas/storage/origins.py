@@ -81,10 +81,10 @@ def hub_commit(origin: str, revision: str | None, *, kind: Literal["model", "dat
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     marker = "config.json" if kind == "model" else "README.md"
-    found = try_to_load_from_cache(origin, marker, revision=revision, repo_type=kind)
-    if isinstance(found, str):
-        return Path(found).parent.name
     try:
+        found = try_to_load_from_cache(origin, marker, revision=revision, repo_type=kind)
+        if isinstance(found, str):
+            return Path(found).parent.name
         return Path(snapshot_download(origin, revision=revision, repo_type=kind, allow_patterns=[marker])).name
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
         return revision or "main"

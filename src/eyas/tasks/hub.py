@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from eyas.errors import DataError, MissingExtra
 from eyas.recipe import HubSource
@@ -13,7 +14,12 @@ from eyas.tasks.mapping import BadRecords, examples_of
 
 
 def commit_of(source: HubSource) -> str:
-    """The commit that is read and that a fingerprint names; the revision as written where it cannot be known."""
+    """The commit that is read and that a fingerprint names; the revision as written where it cannot be known.
+
+    Raises: DataError, if the id is a local directory, which has no commit and which `datasets` would read instead.
+    """
+    if Path(source.id).is_dir():
+        raise DataError(f"{source.id}: a local directory, not a data set of the hub. Use `type: file`, `path: …`.")
     return hub_commit(source.id, source.revision, kind="dataset")
 
 

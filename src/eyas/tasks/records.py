@@ -15,10 +15,17 @@ _CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations."""
 _GSM8K_ANSWER = re.compile(r"####[ \t]*([^\n]*)\Z")
 """In the last line only: elsewhere `####` is a Markdown heading."""
-_ANSWERS = ("answer", "completion")
+_PROMPTS = {
+    "messages": (),
+    "conversations": (),
+    "question": ("answer", "completion"),
+    "prompt": ("answer", "completion"),
+    "instruction": ("output",),
+}
+"""What tells a schema -> where its reference is; a chat ends with it."""
+_CHATS = ("messages", "conversations")
 _ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 """Roles of chat messages and of ShareGPT's `conversations` -> the role in a prompt."""
-_EXPECTED = "`messages`, `conversations`, `question`, `prompt` or `instruction`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +40,8 @@ class _Parts:
 def example_of(row: object, *, grader: str, where: str) -> Example:
     """An Example from a row in one of the schemas of docs/data.md, recognised by its keys.
 
-    GSM8K's `####` and a `<think>` block split reasoning from answer; `reasoning` and `level` are taken in every schema,
-    `system` in those that are no chat.
+    GSM8K's `####` and a `<think>` block split reasoning from answer; `reasoning`, `level` and `system` are taken in
+    every schema, the last one unless a chat begins with its own.
 
     Raises: DataError, starting with `where`.
     """
@@ -60,27 +67,32 @@ def example_of(row: object, *, grader: str, where: str) -> Example:
 
 
 def _parts(row: dict[str, Any], *, where: str) -> _Parts:
-    for name in ("messages", "conversations"):
-        if name in row:
-            return _chat(row[name], name=name, where=where)
-    if isinstance(row.get("prompt"), list):
-        field = next((key for key in _ANSWERS if row.get(key) is not None), None)
-        reply = [] if field is None else row[field]
-        said = reply if isinstance(reply, list) else [{"role": "assistant", "content": reply}]
-        return _chat([*row["prompt"], *said], name="prompt", where=where)
+    present = [name for name in _PROMPTS if name in row]
+    if not present:
+        found = ", ".join(map(str, list(row)[:8])) or "none"
+        raise DataError(
+            f"{where}: expected one of `{'`, `'.join(_PROMPTS)}`, found the keys: {found}. "
+            "Say what they are with `fields` in the recipe's source: {prompt: …, answer: …}."
+        )
+    # Tables that join several schemas hold null where a row is of another one.
+    name = next((name for name in present if row[name] is not None), present[0])
     system = _optional(row, "system", where=where)
-    before = (("system", system),) if system else ()
-    for name, answers in (("question", _ANSWERS), ("prompt", _ANSWERS), ("instruction", ("output",))):
-        if name in row:
-            text = _text(row, name, where=where)
-            # Alpaca leaves `input` empty where the instruction says everything.
-            if name == "instruction" and row.get("input") not in (None, ""):
-                text += "\n\n" + _text(row, "input", where=where)
-            field = next((key for key in answers if row.get(key) is not None), None)
-            reference = None if field is None else _text(row, field, where=where)
-            return _Parts(prompt=(*before, ("user", text)), reference=reference)
-    found = ", ".join(map(str, list(row)[:8])) or "none"
-    raise DataError(f"{where}: expected {_EXPECTED}, found the keys: {found}.")
+    field = next((key for key in _PROMPTS[name] if row.get(key) is not None), None)
+    if name in _CHATS or isinstance(row[name], list):
+        turns = row[name]
+        if field is not None and isinstance(turns, list):
+            reply = row[field]
+            turns = [*turns, *(reply if isinstance(reply, list) else [{"role": "assistant", "content": reply}])]
+        return _chat(turns, name=name, system=system, where=where)
+    text = _text(row, name, where=where)
+    if name == "instruction" and str(row.get("input") or "").strip():
+        text += "\n\n" + _text(row, "input", where=where)
+    reference = None if field is None else _text(row, field, where=where)
+    return _Parts(prompt=(*_system(system), ("user", text)), reference=reference)
+
+
+def _system(text: str | None) -> tuple[tuple[str, str], ...]:
+    return () if text is None else (("system", text),)
 
 
 def _optional(row: dict[str, Any], field: str, *, where: str) -> str | None:
@@ -105,13 +117,13 @@ def _text(row: dict[str, Any], field: str, *, where: str) -> str:
     return value.strip()
 
 
-def _chat(value: object, *, name: str, where: str) -> _Parts:
+def _chat(value: object, *, name: str, system: str | None, where: str) -> _Parts:
     """Turns of a chat; the last one is the reference, if it is the assistant's."""
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: `{name}` must be a list that is not empty.")
     turns: list[tuple[str, str]] = []
     for number, message in enumerate(value, start=1):
-        sharegpt = isinstance(message, dict) and "from" in message
+        sharegpt = isinstance(message, dict) and message.get("from") is not None
         speaker, said = ("from", "value") if sharegpt else ("role", "content")
         role = _ROLES.get(str(message.get(speaker))) if isinstance(message, dict) else None
         if role is None:
@@ -123,7 +135,8 @@ def _chat(value: object, *, name: str, where: str) -> _Parts:
         reasoning = _optional(value[-1], "reasoning_content", where=f"{where}, message {len(value)}")
     if not turns or turns[-1][0] != "user":
         raise DataError(f"{where}: the last message before the reference must be the user's.")
-    return _Parts(prompt=tuple(turns), reference=reference, reasoning=reasoning)
+    before = () if turns[0][0] == "system" else _system(system)
+    return _Parts(prompt=(*before, *turns), reference=reference, reasoning=reasoning)
 
 
 def _split_reference(text: str, reasoning: str | None, *, where: str) -> tuple[str, str | None]:
