@@ -273,15 +273,17 @@ def test_without_isolation_it_refuses_unless_told(monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(sandbox, "run_with", fail)
         sandbox.available_means.cache_clear()
-        with pytest.raises(SandboxError, match=r"landlock is switched off.*unsafe_code"):
+        with pytest.raises(SandboxError, match=r"landlock is switched off.*EYAS_UNSAFE_CODE=1"):
             run_code("print(1)", limits=SHORT)
+        patch.setenv("EYAS_UNSAFE_CODE", "1")
+        assert sandbox.available_means() == "none"
     sandbox.available_means.cache_clear()
-    assert run_code("print(1)", limits=SHORT, unsafe=True) == Outcome("passed", "1\n", "")
+    assert run_with("none", "print(1)", limits=SHORT) == Outcome("passed", "1\n", "")
 
 
 def test_without_isolation_the_whole_group_is_still_killed() -> None:
     program = "import os, time\npid = os.fork()\nif pid: print(pid, flush=True)\ntime.sleep(60)"
-    outcome = run_code(program, limits=Limits(time_s=0.4), unsafe=True)
+    outcome = run_with("none", program, limits=Limits(time_s=0.4))
     assert outcome.status == "timeout"
     child = int(outcome.stdout)
     for _ in range(100):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from eyas.errors import GradingError
+from eyas.grading.code import extract_code
 from eyas.grading.reasoning_gym import grade_reasoning_gym
 from eyas.grading.text import extract_exact, extract_numeric, grade_exact, grade_numeric
 from eyas.records import Example
@@ -14,7 +15,7 @@ VERSION = 2
 
 Grader = Callable[[str, Example], float]
 _GRADERS: dict[str, Grader] = {"numeric": grade_numeric, "exact": grade_exact, "reasoning_gym": grade_reasoning_gym}
-_EXTRACTORS: dict[str, Callable[[str], str | None]] = {"numeric": extract_numeric}
+_EXTRACTORS: dict[str, Callable[[str], str | None]] = {"numeric": extract_numeric, "code": extract_code}
 
 
 def extract_answer(text: str, *, grader: str) -> str | None:

@@ -58,7 +58,7 @@ class FileSource(Spec):
     test_path: str | None = None
     """Test examples; without it 10 % of `path`, by hash of the problem, are held out."""
     grader: str = "numeric"
-    """How answers are checked: `numeric` or `exact`."""
+    """How answers are checked: `numeric`, `exact` or `code` (unit tests; docs/sandbox.md)."""
     fields: FieldMap | None = None
     """What the fields are called; without it one of the known schemas is recognised by its keys."""
     max_bad_share: float = Field(default=0.0, ge=0, lt=1)
@@ -80,7 +80,7 @@ class HubSource(Spec):
     test_split: str | None = None
     """Split of the test examples; without it 10 % of `split`, by hash of the problem, are held out."""
     grader: str = "numeric"
-    """How answers are checked: `numeric` or `exact`."""
+    """How answers are checked: `numeric`, `exact` or `code` (unit tests; docs/sandbox.md)."""
     fields: FieldMap | None = None
     """What the fields are called; without it one of the known schemas is recognised by its keys."""
     max_bad_share: float = Field(default=0.0, ge=0, lt=1)

@@ -30,6 +30,8 @@ from eyas.storage.seccomp import filter_program
 
 Status = Literal["passed", "failed", "timeout", "memory", "killed"]
 Means = Literal["landlock", "namespaces", "none"]
+UNSAFE_CODE = "EYAS_UNSAFE_CODE"
+"""Allows code to run where nothing isolates it; a machine's property, so not a recipe's."""
 _START_S = 60.0
 """An interpreter starts in 0.05 s; a machine that swaps takes longer. The program's own time starts afterwards."""
 _POLL_S = 0.05
@@ -71,23 +73,24 @@ class Outcome:
     stderr: str
 
 
-def run_code(program: str, *, tests: str = "", limits: Limits | None = None, unsafe: bool = False) -> Outcome:
+def run_code(program: str, *, tests: str = "", limits: Limits | None = None) -> Outcome:
     """Run `program`, then `tests` in the same module, in a sandbox; passed if both reach their end.
 
     `failed`: an exception, an exit or a syntax error; `memory`: MemoryError; `timeout`: time_s is over; `killed`: a
-    signal, or too much in the scratch directory. With `unsafe`, only process group, time and memory limits hold.
+    signal, or too much in the scratch directory.
 
-    Raises: SandboxError, where neither Landlock nor user namespaces work and `unsafe` is not set.
+    Raises: SandboxError, where nothing isolates and that is not allowed; see `available_means`.
     """
-    means: Means = "none" if unsafe else available_means()
-    return run_with(means, program, tests=tests, limits=limits or Limits())
+    return run_with(available_means(), program, tests=tests, limits=limits or Limits())
 
 
 @functools.cache
 def available_means() -> Means:
     """The first means that works here: Landlock, then user and mount namespaces; found out by trying.
 
-    Raises: SandboxError, if neither does.
+    `none`, process group, time and memory limits only, if neither works and EYAS_UNSAFE_CODE is 1.
+
+    Raises: SandboxError, if neither does and that is not set.
     """
     reasons = []
     for means in ("landlock", "namespaces"):
@@ -97,10 +100,12 @@ def available_means() -> Means:
             reasons.append(str(error))
         else:
             return means
+    if os.environ.get(UNSAFE_CODE) == "1":
+        return "none"
     raise SandboxError(
         "code cannot be run safely on this machine: it needs Linux 5.13 or later with Landlock, or user namespaces, "
         f"and found neither ({'; '.join(reasons)}). Allow one of them (containers: the seccomp profile), or set "
-        "`unsafe_code: true` to run code that a model wrote without isolation."
+        f"{UNSAFE_CODE}=1 to run code that a model wrote without isolation."
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from eyas.errors import DataError
 from eyas.records import Example
+from eyas.tasks.code import code_example
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations."""
@@ -47,6 +48,8 @@ def example_of(row: object, *, grader: str, where: str) -> Example:
     """
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object, found {type(row).__name__}.")
+    if grader == "code":
+        return code_example(row, where=where)
     parts = _parts(row, where=where)
     reasoning = _optional(row, "reasoning", where=where) or parts.reasoning
     answer = parts.reference
