@@ -94,6 +94,18 @@ def test_a_wrong_difficulty_says_what_to_do(curriculum: dict[str, Any], message:
         recipe(curriculum)
 
 
+def test_pass_rates_of_other_prompts_alone_are_refused() -> None:
+    def measuring(prompts: str) -> dict[str, Any]:
+        return {"difficulty": {"model": "sft", "prompts": prompts}, "order": "balanced"}
+
+    with pytest.raises(RecipeError, match=r"'s0' trains on labelled prompts, but .*of unlabelled ones.*`all`"):
+        recipe(measuring("unlabelled"))
+    with pytest.raises(RecipeError, match=r"'distill.1' trains on unlabelled prompts, but .*of labelled ones"):
+        recipe(curriculum=measuring("labelled"))
+    recipe(measuring("labelled"), curriculum=measuring("unlabelled"))
+    recipe(curriculum=measuring("labelled"), prefix="label")
+
+
 def test_the_rollouts_are_made_once_and_cached(small_recipe: Path, tmp_path: Path) -> None:
     data = yaml.safe_load(small_recipe.read_text())
     measured = {"model": "sft", "prompts": "labelled", "modes": ["fast"], "sampling": {"max_completion_tokens": 24}}
@@ -115,4 +127,4 @@ def test_the_rollouts_are_made_once_and_cached(small_recipe: Path, tmp_path: Pat
     for model in (tmp_path / "runs" / "artifacts").glob("sft-*"):
         facts = read_json(model / "manifest.json")["facts"]
         if facts["steps"] == 2:
-            assert facts["pass_rates"] == {"graded": 48, "pseudo": 0, "unknown": 0}
+            assert facts["pass_rates"] == {"graded": 48, "pseudo": 0, "unknown": 0, "trained_without": 0}

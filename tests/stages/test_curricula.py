@@ -17,7 +17,7 @@ from eyas.records import Example, Mode, SequenceRecord
 from eyas.stages import sft
 from eyas.storage.artifacts import Artifact
 from eyas.storage.batches import TrainingItem
-from eyas.storage.difficulty import eases
+from eyas.storage.difficulty import decided_order, eases
 from eyas.storage.scores import TeacherScores
 from eyas.storage.shards import write_shard
 
@@ -66,13 +66,32 @@ def test_the_window_drops_what_is_never_or_nearly_always_passed_and_counts_it(
     assert facts["dropped"] == {
         "pass_rate_below_window": 2, "pass_rate_above_window": 2, "longer_than_max_length": 0,
     }  # fmt: skip
-    assert facts["pass_rates"] == {"graded": 12, "pseudo": 0, "unknown": 0}
+    assert facts["pass_rates"] == {"graded": 12, "pseudo": 0, "unknown": 0, "trained_without": 0}
 
 
 def test_a_window_that_leaves_nothing_says_what_to_widen(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     given = inputs | {"pass_rates": measured(tmp_path / "rates", {})}
     with pytest.raises(DataError, match=r"leaves none of 6 .*pass_rate_below_window 6.*Widen it \(low: null"):
         sft.run(sft_stage(window={}), context(tmp_path / "sft", given))
+
+
+def test_trained_examples_without_a_pass_rate_are_kept_and_counted(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    few = Example(key="9+9", prompt=(("user", "9+9"),), answer="18", reasoning="9+9=18")
+    write_shard(tmp_path / "more" / "examples" / "labelled", 0, [*LABELLED, few], kind=Example)
+    rates = measured(tmp_path / "rates", dict.fromkeys(range(6), 4))
+    given = inputs | {"data": artifact(tmp_path / "more"), "pass_rates": rates}
+    facts = sft.run(sft_stage(window={}), context(tmp_path / "sft", given))
+    assert facts["sequences"] == 7
+    assert facts["pass_rates"]["trained_without"] == 1
+
+
+def test_an_order_over_modes_that_nothing_is_in_says_so() -> None:
+    rates = PassRates(rates={}, shares={}, graded=0, pseudo=0, unknown=0)
+    with pytest.raises(DataError, match=r"`modes` asks for reasoning, but .* leave is all fast"):
+        decided_order(
+            [item("a", 1, [0.0])], curriculum=CurriculumSpec(), rates=rates, modes={"reasoning": 1}, seed=0, steps=1,
+            batch_size=2,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("curriculum", [{"order": "balanced"}, {"order": "competence"}, {"window": {}}])

@@ -1,11 +1,12 @@
-"""`curriculum.difficulty` unfolded: one rollout stage for all stages that want the same pass rates."""
+"""Pass rates in a recipe: `curriculum.difficulty` unfolded to shared rollout stages, and whether rates fit a stage."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from eyas.errors import RecipeError
 from eyas.recipe.curriculum import DifficultySpec
-from eyas.recipe.stages import DistillStage, RolloutStage, SftStage, Stage
+from eyas.recipe.stages import DistillStage, RolloutStage, ScoreStage, SftStage, Stage
 
 
 def with_difficulty(stages: Sequence[Stage]) -> list[Stage]:
@@ -42,3 +43,42 @@ def _rollout(difficulty: DifficultySpec, *, name: str, data: str) -> RolloutStag
     return RolloutStage.model_validate(
         {"type": "rollout", "name": name, "data": data, "prefix": prefix} | difficulty.model_dump()
     )
+
+
+def check_pass_rates(stages: Sequence[Stage], *, where: str = "recipe") -> None:
+    """No curriculum takes its pass rates from rollouts on other prompts alone; references are checked before.
+
+    Raises: RecipeError, with what to change.
+    """
+    by_name = {stage.name: stage for stage in stages}
+    for stage in stages:
+        if not isinstance(stage, SftStage | DistillStage) or not stage.curriculum.needs_pass_rates:
+            continue
+        measured, trained = by_name.get(stage.curriculum.rollouts or ""), _trained_prompts(stage, by_name)
+        if not isinstance(measured, RolloutStage) or trained is None:
+            continue
+        if measured.data == stage.data and not _splits(measured.prompts) & _splits(trained):
+            raise RecipeError(
+                f"{where}: stage {stage.name!r} trains on {trained} prompts, but its curriculum's pass rates, from "
+                f"{measured.name!r}, are of {measured.prompts} ones. Give that one `prompts: {trained}` or `all`."
+            )
+
+
+def _trained_prompts(stage: SftStage | DistillStage, by_name: Mapping[str, Stage]) -> str | None:
+    """The split that a stage's sequences come from, None where it is not known."""
+    source: str | None
+    if isinstance(stage, SftStage):
+        if stage.sequences is None:
+            return "labelled"
+        source = stage.sequences
+    else:
+        scores = by_name.get(stage.scores or "")
+        source = scores.sequences if isinstance(scores, ScoreStage) else None
+    rollout = by_name.get(source or "")
+    if not isinstance(rollout, RolloutStage):
+        return None
+    return "labelled" if rollout.prefix == "label" else rollout.prompts
+
+
+def _splits(prompts: str) -> set[str]:
+    return {"labelled", "unlabelled"} if prompts == "all" else {prompts}

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from eyas.errors import RecipeError
 from eyas.recipe.ablation import AblationSpec
-from eyas.recipe.difficulty import with_difficulty
+from eyas.recipe.difficulty import check_pass_rates, with_difficulty
 from eyas.recipe.explain import explain
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
@@ -90,6 +90,7 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
     stages = expand(recipe)
     check_references(stages, has_teacher=recipe.teacher is not None, where=where)
     check_losses(stages, where=where)
+    check_pass_rates(stages, where=where)
     return recipe
 
 

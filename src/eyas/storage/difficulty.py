@@ -14,10 +14,11 @@ from eyas.curriculum import (
     mean_by_key,
     outside_window,
     pass_rates,
+    training_order,
 )
 from eyas.errors import DataError
 from eyas.recipe import CurriculumSpec
-from eyas.records import SequenceRecord
+from eyas.records import Mode, SequenceRecord
 from eyas.storage.artifacts import Artifact
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
@@ -55,6 +56,49 @@ def eases(items: Sequence[TrainingItem], *, curriculum: CurriculumSpec, rates: P
         logprobs = [float(item.scores.token_logprobs.mean()) for item in items if item.scores is not None]
         return mean_by_key(keys_of(items), logprobs)
     return rates.rates
+
+
+def decided_order(
+    items: Sequence[TrainingItem],
+    *,
+    curriculum: CurriculumSpec,
+    rates: PassRates,
+    modes: Mapping[Mode, float] | None,
+    seed: int,
+    steps: int,
+    batch_size: int,
+) -> list[int]:
+    """Indices of the items for all steps, see `training_order`.
+
+    Raises: DataError, if no item is in any of the modes that have a share.
+    """
+    order = training_order(
+        keys_of(items),
+        spec=curriculum,
+        ease=eases(items, curriculum=curriculum, rates=rates),
+        modes=modes,
+        seed=seed,
+        steps=steps,
+        batch_size=batch_size,
+    )
+    if not order:
+        found = ", ".join(sorted({item.sequence.mode for item in items}))
+        raise DataError(
+            f"nothing to train on: `modes` asks for {', '.join(modes or {})}, but what selection and window leave is "
+            f"all {found}. Change `modes`, or loosen `selection` or `curriculum.window`."
+        )
+    return order
+
+
+def rate_facts(items: Sequence[TrainingItem], rates: PassRates) -> dict[str, int]:
+    """How many examples of the rollouts have which kind of pass rate, and how many trained ones have none."""
+    without = set(keys_of(items)) - rates.rates.keys()
+    return {
+        "graded": rates.graded,
+        "pseudo": rates.pseudo,
+        "unknown": rates.unknown,
+        "trained_without": len(without),
+    }
 
 
 def windowed(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from eyas.curriculum import PassRates, training_order
+from eyas.curriculum import PassRates
 from eyas.errors import DataError
 from eyas.recipe import CurriculumSpec, LossSpec, SelectionSpec, TrainingSpec
 from eyas.records import Mode, seed_for
@@ -20,7 +20,7 @@ from eyas.storage.backbone import attach_loss, detach_loss
 from eyas.storage.batches import StepLoader, TrainingItem
 from eyas.storage.candidates import Candidates, Validate
 from eyas.storage.context import Progress, StageContext
-from eyas.storage.difficulty import eases, keys_of, weighted
+from eyas.storage.difficulty import decided_order, rate_facts, weighted
 from eyas.storage.models import device_of, load_model, save_model
 from eyas.storage.probe import using_threads
 from eyas.storage.settings import choose_packing, choose_settings
@@ -96,7 +96,7 @@ def finetune(
 
     With `validate` the weights after each step in `selections` are candidates and the best one is saved.
 
-    Raises: NonFiniteLoss, OutOfMemory, ModelError.
+    Raises: DataError, if no item is in the modes; NonFiniteLoss; OutOfMemory; ModelError.
     """
     seed = seed_for(context.recipe.seed, "training") % 2**32
     torch.manual_seed(seed)
@@ -104,10 +104,10 @@ def finetune(
     tokenizer = load_tokenizer(path)
     model = load_model(path, dtype="float32", device=device_of(context.execution))
     dtype = context.model_dtype()
-    order = training_order(
-        keys_of(items),
-        spec=curriculum,
-        ease=eases(items, curriculum=curriculum, rates=rates),
+    order = decided_order(
+        items,
+        curriculum=curriculum,
+        rates=rates,
         modes=modes,
         seed=context.recipe.seed,
         steps=steps,
@@ -171,7 +171,7 @@ def finetune(
         "sequences": len(items),
         "tokens_per_second": pace.tokens_per_second(loader.tokens_until),
         "execution": execution | {"packing": packing},
-        "pass_rates": {"graded": rates.graded, "pseudo": rates.pseudo, "unknown": rates.unknown},
+        "pass_rates": rate_facts(items, rates),
     } | chosen
 
 
