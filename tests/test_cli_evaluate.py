@@ -61,7 +61,7 @@ def test_the_numbers_follow_from_the_predictions(sums: Path, tmp_path: Path) -> 
     records = list(read_records(file.parent / "predictions", kind=SequenceRecord))
     assert len(records) == facts["examples"] == 8
     assert facts["unanswered"] == 1
-    assert "1 without an answer left out" in out
+    assert "1 that cannot be graded left out" in out
     right = sum(record.grade == 1.0 for record in records)
     found = facts["accuracy"]["fast"]
     assert (found["value"], found["n"]) == (right / 8, 8)
@@ -103,16 +103,22 @@ def test_a_baseline_is_compared_example_by_example(sums: Path, tmp_path: Path) -
     assert "McNemar p" in out
 
 
-def test_samples_of_one_example_do_not_count_as_examples(sums: Path, tmp_path: Path) -> None:
-    sampled = ("--samples", "3", "--temperature", "1.0")
-    code, _, err = eyas("evaluate", STUDENT, "--data", sums, "--out", tmp_path, *QUICK, *sampled)
+def test_samples_give_pass_at_k_and_do_not_count_as_examples(sums: Path, tmp_path: Path) -> None:
+    sampled = ("--samples", "4", "--temperature", "1.0")
+    code, out, err = eyas("evaluate", TEACHER, "--data", sums, "--out", tmp_path, *QUICK, *sampled)
     assert code == 0, err
-    file = only(tmp_path)
+    file = only(tmp_path, model="nano-teacher")
     records = list(read_records(file.parent / "predictions", kind=SequenceRecord))
-    found = json.loads(file.read_text())["accuracy"]["fast"]
-    assert len(records) == 24
+    facts = json.loads(file.read_text())
+    found, passed = facts["accuracy"]["fast"], facts["pass_at_k"]["fast"]
+    assert len(records) == 32
     assert found["n"] == 8
-    assert found["value"] == pytest.approx(sum(record.grade or 0.0 for record in records) / 24)
+    assert found["value"] == pytest.approx(sum(record.grade == 1.0 for record in records) / 32)
+    solved = {record.example_id for record in records if record.grade == 1.0}
+    assert list(passed) == ["1", "2", "4"]
+    assert passed["1"]["value"] == pytest.approx(found["value"])
+    assert passed["4"]["value"] == pytest.approx(len(solved) / 8)  # pass@4 of four: any of them
+    assert "pass@4" in out
 
 
 @pytest.mark.parametrize(
@@ -131,7 +137,7 @@ def test_samples_of_one_example_do_not_count_as_examples(sums: Path, tmp_path: P
         (["./nowhere", "--data", "{data}"], "no such directory"),
         (["{here}", "--data", "{data}"], "holds no config.json"),
         ([STUDENT, "--data", "{here}/none.jsonl"], "cannot be read"),
-        ([STUDENT, "--data", "{here}/prompts.jsonl"], "nothing can be graded"),
+        ([STUDENT, "--data", "{here}/prompts.jsonl"], "examples can be graded"),
     ],
 )
 def test_what_cannot_be_is_one_clear_error(sums: Path, tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eyas import __version__, grading
+from eyas.accuracy import accuracy, breakdown, by_mode, pass_at
 from eyas.engines.respondent import Job, load_respondent
 from eyas.errors import DataError, ModelError
 from eyas.recipe import THINKING_FORMATS, ExecutionSpec, FileSource, ModelSpec, SamplingSpec, ThinkingSpec, parse_recipe
 from eyas.records import MODES, Example, Mode, SequenceRecord
-from eyas.stats import paired_difference, wilson
+from eyas.stats import paired_difference
 from eyas.storage.artifacts import atomic_path, read_json
 from eyas.storage.context import Progress
 from eyas.storage.locks import locked
@@ -67,7 +68,7 @@ class Evaluation:
     directory: Path
     facts: Mapping[str, Any]
     grades: Mapping[Mode, list[float]]
-    """Mean grade over the samples of each example, in the order of the examples."""
+    """Share of right answers over the samples of each example, in the order of the examples."""
 
 
 def evaluate_model(origin: str, measure: Measure, *, workspace: Path, shown: Shown) -> Evaluation:
@@ -98,7 +99,7 @@ def evaluate_model(origin: str, measure: Measure, *, workspace: Path, shown: Sho
             "unanswered": unanswered,
             "settings": settings,
             "prompts": _prompt_hash(records),
-        } | _summary(records, examples)
+        } | _summary(records, examples, measure.samples)
         with atomic_path(directory / "evaluation.json") as draft:
             draft.write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     return Evaluation(directory=directory, facts=facts, grades=_grades(records))
@@ -148,12 +149,14 @@ def slug(origin: str) -> str:
 
 
 def _examples(measure: Measure) -> tuple[list[Example], int]:
-    """The examples with an answer, and how many have none."""
+    """The examples that can be graded, and how many cannot, for want of a reference that their grader can use."""
     count = measure.limit if measure.limit is not None else 2**62
     found = list(load_examples(measure.data, split="test", count=count, seed=measure.seed))
-    answered = [example for example in found if example.answer is not None]
+    answered = [example for example in found if grading.can_grade(example)]
     if not answered:
-        raise DataError(f"{measure.data.path}: none of {len(found)} examples has an answer, so nothing can be graded.")
+        raise DataError(
+            f"{measure.data.path}: none of {len(found)} examples can be graded: no answer that its grader can use."
+        )
     return answered, len(found) - len(answered)
 
 
@@ -206,40 +209,30 @@ def _answer(
         progress.advance(len(unit))
 
 
-def _summary(records: Sequence[SequenceRecord], examples: Sequence[Example]) -> dict[str, Any]:
-    levels = {example.id: example.level for example in examples}
-    accuracy, by_level = {}, {}
-    for mode, group in groupby(records, key=lambda record: record.mode):
-        part = list(group)
-        accuracy[mode] = share(part)
-        names = sorted({levels[record.example_id] for record in part} - {""})
-        by_level[mode] = {
-            name: share([record for record in part if levels[record.example_id] == name]) for name in names
-        }
-    return {"accuracy": accuracy, "by_level": {mode: found for mode, found in by_level.items() if found}}
-
-
-def share(records: Sequence[SequenceRecord]) -> dict[str, float]:
-    """Mean grade with its Wilson interval over *examples* (samples of one are not independent), lengths, truncation."""
-    n = len({record.example_id for record in records})
-    value = sum(record.grade or 0.0 for record in records) / len(records)
-    low, high = wilson(value * n, n)
+def _summary(records: Sequence[SequenceRecord], examples: Sequence[Example], samples: int) -> dict[str, Any]:
+    """As the facts of a recipe's evaluation; pass@k for 1, 2, 4, … up to the samples, where there are several."""
+    parts = by_mode(records)
+    ks = [2**power for power in range(samples.bit_length())] if samples > 1 else []
     return {
-        "value": value,
-        "low": low,
-        "high": high,
-        "n": n,
-        "mean_tokens": sum(len(record.completion_ids) for record in records) / len(records),
-        "truncated": sum(record.finish_reason == "length" for record in records) / len(records),
+        "accuracy": {mode: accuracy(part) for mode, part in parts.items()},
+        "pass_at_k": {mode: pass_at(part, ks) for mode, part in parts.items()},
+        "by_level": breakdown(records, {example.id: example.level for example in examples}),
     }
 
 
 def _grades(records: Sequence[SequenceRecord]) -> dict[Mode, list[float]]:
-    found: dict[Mode, list[float]] = {}
-    for (mode, _), group in groupby(records, key=lambda record: (record.mode, record.example_id)):
-        grades = [record.grade or 0.0 for record in group]
-        found.setdefault(mode, []).append(sum(grades) / len(grades))
-    return found
+    """Share of right answers per example: a partly right one is not right, as in the accuracy."""
+    return {
+        mode: [
+            sum(item.grade is not None and item.grade >= 1.0 for item in group) / len(group)
+            for group in _by_example(part)
+        ]
+        for mode, part in by_mode(records).items()
+    }
+
+
+def _by_example(records: Sequence[SequenceRecord]) -> list[list[SequenceRecord]]:
+    return [list(group) for _, group in groupby(records, key=lambda record: record.example_id)]
 
 
 def _prompt_hash(records: Sequence[SequenceRecord]) -> str:

@@ -18,7 +18,7 @@ def evaluation_table(facts: Sequence[Mapping[str, Any]]) -> Table:
     `facts` are contents of `evaluation.json`: the model's and, where there is one, the baseline's.
     """
     first = facts[0]
-    left_out = f"; {first['unanswered']} without an answer left out" if first["unanswered"] else ""
+    left_out = f"; {first['unanswered']} that cannot be graded left out" if first["unanswered"] else ""
     table = Table(
         box=box.SIMPLE_HEAD,
         title=escape(str(first["data"])),
@@ -33,6 +33,8 @@ def evaluation_table(facts: Sequence[Mapping[str, Any]]) -> Table:
     for item in facts:
         for mode, found in item["accuracy"].items():
             table.add_row(escape(item["model"]), mode, "all", *_cells(found), style="bold")
+            for k, part in item["pass_at_k"][mode].items():
+                table.add_row("", f"pass@{k}", "all", *_cells(part))
             levels = item["by_level"].get(mode, {})
             for level, part in levels.items() if len(levels) > 1 else ():
                 table.add_row("", "", escape(level), *_cells(part))
@@ -75,5 +77,6 @@ def suite_table(outcomes: Sequence[Any], *, title: str, chat: bool, mode: str) -
 
 def _cells(found: Mapping[str, float]) -> list[str]:
     interval = f"{percent(found['low'])}–{percent(found['high'])}"
-    share, tokens = percent(found["value"]), f"{found['mean_tokens']:.1f}"
-    return [share, interval, count(found["n"]), tokens, percent(found["truncated"])]
+    tokens = f"{found['mean_tokens']:.1f}" if "mean_tokens" in found else ""
+    truncated = percent(found["truncated"]) if "truncated" in found else ""
+    return [percent(found["value"]), interval, count(found["n"]), tokens, truncated]
