@@ -22,10 +22,10 @@ ALL = [answer("c", at, 1.0) for at in range(4)]
 
 
 def test_accuracy_counts_examples_not_answers() -> None:
-    # Means 0.5, 0, 1: 0.5; variance 1/6, worth 0.25 / (1/6 / 3) = 4.5 answers of 12.
+    # Means 0.5, 0, 1: 0.5; variance (0 + 0.25 + 0.25) / 2, worth 0.25 / (0.25 / 3) = 3 answers of 12.
     found = accuracy(FOUR + NONE + ALL)
     assert (found["value"], found["n"]) == (0.5, 3)
-    assert (found["low"], found["high"]) == pytest.approx(wilson(2.25, 4.5))
+    assert (found["low"], found["high"]) == pytest.approx(wilson(1.5, 3))
     assert found["mean_tokens"] == pytest.approx((4 + 8 + 4) / 3)
     assert found["truncated"] == pytest.approx(1 / 12)
 

@@ -51,16 +51,19 @@ def test_one_answer_an_example_is_wilsons_own_interval() -> None:
 
 
 def test_several_answers_an_example_by_hand() -> None:
-    # Values 0.5, 1, 0, 0.5 from 2 answers each: mean 0.5, variance (0 + 0.25 + 0.25 + 0) / 4 = 0.125, so of an
-    # example's mean 0.125 / 4; independent answers as good: 0.5 * 0.5 / (0.125 / 4) = 8, all of them.
+    # Values 0.5, 1, 0, 0.5 from 2 answers each: mean 0.5, variance (0 + 0.25 + 0.25 + 0) / 3 = 1/6, of the mean
+    # 1/24; as many independent answers have that: 0.5 * 0.5 / (1/24) = 6 of the 8.
     found = share_of_examples([0.5, 1.0, 0.0, 0.5], answers=8)
     assert (found.value, found.n) == (0.5, 4)
-    assert (found.low, found.high) == pytest.approx(wilson(4, 8))
-    # Values 1, 1, 0, 0: variance 0.25, worth 0.25 / (0.25 / 4) = 4 answers however many were drawn.
+    assert (found.low, found.high) == pytest.approx(wilson(3, 6))
+    # Values 1, 1, 0, 0: variance 1/3, 0.25 / (1/12) = 3, but never fewer than examples, however many were drawn.
     found = share_of_examples([1.0, 1.0, 0.0, 0.0], answers=64)
     assert (found.low, found.high) == pytest.approx(wilson(2, 4))
     # All right: no spread to see, so as many as there are examples.
     assert share_of_examples([1.0] * 5, answers=40).low == pytest.approx(wilson(5, 5)[0])
+    # One example says nothing of others; equal values are as good as independent answers.
+    assert share_of_examples([0.25], answers=8).low == pytest.approx(wilson(0.25, 1)[0])
+    assert share_of_examples([0.5] * 4, answers=8).low == pytest.approx(wilson(4, 8)[0])
     with pytest.raises(ValueError, match="3 answers to 4 examples"):
         share_of_examples([1.0] * 4, answers=3)
 
@@ -74,6 +77,17 @@ def test_the_clustered_interval_equals_the_bootstrap_over_examples_and_not_that_
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.003)
     naive = wilson(values.sum() * 8, 8 * 600)
     assert found.high - found.low > 2 * (naive[1] - naive[0])
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.5, 0.5), (0.3, 2.7), (5.0, 5.0)])
+def test_the_clustered_interval_covers_the_truth_as_often_as_promised(a: float, b: float) -> None:
+    rng = np.random.default_rng(4)
+    held = 0
+    for _ in range(500):
+        values = rng.binomial(8, rng.beta(a, b, 60)) / 8
+        found = share_of_examples(list(values), answers=8 * 60)
+        held += found.low <= a / (a + b) <= found.high
+    assert 0.92 <= held / 500 <= 0.98
 
 
 def test_pass_at_k_by_hand() -> None:

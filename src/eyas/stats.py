@@ -125,9 +125,9 @@ def share_of_examples(values: Sequence[float], *, answers: int) -> Share:
     if not n or answers < n:
         raise ValueError(f"share_of_examples: {answers} answers to {n} examples; expected at least one to each.")
     mean = math.fsum(values) / n
-    variance = math.fsum((value - mean) ** 2 for value in values) / n
     worth = float(n)
-    if 0 < mean < 1:
+    if 0 < mean < 1 and n > 1:
+        variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
         worth = min(answers, max(n, n * mean * (1 - mean) / variance if variance else math.inf))
     low, high = wilson(math.fsum(values) * (worth / n), worth)
     return Share(value=mean, low=low, high=high, n=n)
