@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +20,7 @@ from hypothesis import strategies as st
 from eyas.errors import DataError
 from eyas.recipe import FileSource
 from eyas.tasks import load_examples
-from eyas.tasks.files import read_file
+from eyas.tasks.files import expected_rows, read_file
 from eyas.tasks.mapping import BadRecords
 
 MATHS = {"Problem": "1+1", "Solution": "2", "Why": "1+1=2", "Level": 3, "Setting": "Be brief."}
@@ -178,25 +183,37 @@ def test_any_record_is_an_example_or_a_counted_drop(record: dict[str, Any]) -> N
             assert example.answer is None or example.answer.strip()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=250)
 @given(
     damage=st.sampled_from([_cut, _flipped, _doubled]),
     at=st.integers(0, 10**6),
-    name=st.sampled_from(["jsonl", "json", "csv"]),
+    name=st.sampled_from(["jsonl", "json", "csv", "jsonl.gz", "parquet"]),
 )
 def test_any_damage_to_a_file_is_an_error_that_names_it_or_passes(
     damage: Callable[[bytes, int], bytes], at: int, name: str
 ) -> None:
-    if name == "csv":
-        content = b"question,answer\n" + b"".join(b'"q, %d","%d"\n' % (n, n) for n in range(20))
-    else:
-        content = lines(list(GOOD[:20])) if name == "jsonl" else json.dumps(GOOD[:20]).encode()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / f"data.{name}"
-        path.write_bytes(damage(content, at))
-        error = ""
-        try:
-            list(read_file(FileSource(type="file", path=str(path))))
-        except DataError as raised:
-            error = str(raised)
-        assert error == "" or error.startswith(str(path))
+        path.write_bytes(damage(_whole(name), at))
+        damaged = FileSource(type="file", path=str(path))
+        for reading in (lambda: list(read_file(damaged)), lambda: expected_rows(damaged, split="train")):
+            error = ""
+            try:
+                reading()
+            except DataError as raised:
+                error = str(raised)
+            assert error == "" or error.startswith(str(path))
+
+
+@cache
+def _whole(kind: str) -> bytes:
+    """The same rows as an undamaged file."""
+    if kind == "csv":
+        return b"question,answer\n" + b"".join(b'"q, %d","%d"\n' % (n, n) for n in range(20))
+    if kind == "parquet":
+        table = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(GOOD), table)
+        return table.getvalue()
+    if kind == "json":
+        return json.dumps(GOOD[:20]).encode()
+    return gzip.compress(lines(GOOD)) if kind == "jsonl.gz" else lines(list(GOOD[:20]))

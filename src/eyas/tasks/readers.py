@@ -193,7 +193,7 @@ def _count(path: Path) -> int:
         if kind == "jsonl":
             with _opened(path) as file:
                 return sum(1 for _, line in _lines(file, path) if line.strip())
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({_first_line(error)}).") from error
     return sum(1 for _ in rows_of(path))
 
