@@ -173,6 +173,7 @@ def _write(
 
 def settings(role: str, *, samples: int) -> dict[str, Any]:
     return {
+        "graders": ["exact", "numeric"],
         "grading_version": 7,
         "prompts_sha256": {"reasoning": "ab" * 32, "fast": ("cd" if role == "teacher" else "ef") * 32},
         "template_sha256": "01" * 32,

@@ -129,7 +129,7 @@ def test_every_accuracy_has_its_interval_length_and_truncation_and_every_differe
 
 def test_the_small_print_says_what_the_accuracies_hang_on(made: Made) -> None:
     _, page, _ = made
-    assert "Graders: version 7. Sampling: greedy, at most 256 tokens." in page
+    assert "Graders: exact, numeric, version 7. Sampling: greedy, at most 256 tokens." in page
     assert "SHA-256 of the reasoning prompts as rendered: abababababababab." in page
     fast = (
         "fast prompts as rendered, not the same for all models: efefefefefefefef (Base, SFT, Control, "

@@ -184,7 +184,7 @@ def test_evaluation_measures_accuracy_forgetting_and_divergence(
 def test_evaluation_facts_say_by_which_grader_prompts_and_settings(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     given = inputs | {"model:base": inputs["model"]}
     settings = evaluate.run(greedy(), context(tmp_path / "e", given))["settings"]
-    assert settings["grading_version"] == grading.VERSION
+    assert (settings["graders"], settings["grading_version"]) == (["numeric"], grading.VERSION)
     assert settings["sampling"]["max_completion_tokens"] == 20
     assert (settings["samples_per_prompt"], settings["thinking"]["switch"]) == (1, "")
     tokenizer = load_tokenizer(inputs["model"].path / "model")

@@ -29,7 +29,7 @@ def provenance(evidence: Evidence) -> list[str]:
 
 
 def _rows(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "Graders", f"version {settings['grading_version']}"
+    yield "Graders", f"{', '.join(settings['graders'])}, version {settings['grading_version']}"
     yield "Sampling", describe_sampling(settings["sampling"], samples=settings["samples_per_prompt"])
     for mode, digest in settings["prompts_sha256"].items():
         yield f"SHA-256 of the {mode} prompts as rendered", digest[:DIGITS]

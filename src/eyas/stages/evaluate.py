@@ -45,7 +45,8 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
         "role": role,
         "parameters": parameter_count(path),
         "bytes": weight_bytes(path),
-        "settings": _settings(stage, context, respondent, predictions),
+        "settings": _settings(stage, context, respondent, predictions)
+        | {"graders": sorted({example.grader for example in test})},
         "accuracy": {mode: accuracy(part) for mode, part in by_mode(predictions).items()},
         "pass_at_k": {mode: pass_at(part, stage.pass_at) for mode, part in by_mode(predictions).items()},
         "by_level": breakdown(predictions, {example.id: example.level for example in test}),
