@@ -74,6 +74,14 @@ def test_a_variant_keeps_only_what_its_evaluations_read() -> None:
     assert [stage.name for stage in found.stages] == ["prepare", "sft", "distill", "seqkd", "evaluate", "report"]
 
 
+def test_a_variant_keeps_the_model_that_only_measures_difficulty() -> None:
+    data = yaml.safe_load(BASE)
+    data["stages"][2]["curriculum"] = {"weight": "frontier", "difficulty": {"model": "judge"}}
+    data["stages"].insert(2, {"type": "sft", "name": "judge"})
+    found = variant_recipe(data, variants_of(parse_recipe(data))[0], seed=0, where="t", limit=None)
+    assert [stage.name for stage in found.stages] == ["prepare", "sft", "judge", "distill", "evaluate", "report"]
+
+
 def test_a_variant_that_is_no_recipe_is_named() -> None:
     (wrong,) = variants_of(recipe(), vary=["stages.distill.prefx=teacher"])
     with pytest.raises(RecipeError, match=r"variant 'prefx=teacher'(.|\n)*unknown key 'prefx'"):
@@ -143,3 +151,19 @@ def test_one_recipe_over_seeds_says_what_its_runs_say(small_recipe: Path, tmp_pa
     assert result["differences"] == []
     assert {(item["a"], item["b"], item["n"]) for item in result["within"]} == {("sft", "base", 16)}
     assert "| SFT − Base | reasoning |" in (runs / "small-limit8-ablation" / "ablation.md").read_text()
+
+
+def test_the_papers_ablation_runs_in_small(tmp_path: Path) -> None:
+    path, runs = Path(__file__).parents[1] / "recipes" / "paper-ablation.yaml", tmp_path / "runs"
+    few = ("by-student", "sft-fast-only")
+    only = [word for name in few for word in ("--only", name)]
+    small = ("ablate", path, "--out", runs, "--seeds", "1", "--limit", "8", "--set", "execution.threads=1", *only)
+    eyas(*small)
+    result = json.loads((runs / "paper-ablation-limit8-ablation" / "ablation.json").read_text())
+    assert [item["name"] for item in result["variants"]] == list(few)
+    verdicts = {(item["a"], item["b"]): item["verdict"] for item in result["claims"]}
+    assert verdicts["by-student.sft", "sft-fast-only"] != "not run"
+    assert verdicts["by-student", "by-teacher"] == "not run"
+    assert ("sft-fast-only.sft", "by-student.sft") in {(item["a"], item["b"]) for item in result["differences"]}
+    plan = eyas(*small, "--plan", "--only", "by-label").stdout
+    assert "5 artifacts to do of 21, about " in plan  # labels, their scores, distillation on them, evaluation, report

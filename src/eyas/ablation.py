@@ -15,11 +15,13 @@ from rich.table import Table
 from eyas.console import run_with_progress
 from eyas.errors import EyasError
 from eyas.graph import build_graph
+from eyas.planning import checked_seconds, probe_machine
 from eyas.recipe import Recipe, lineage, override, read_recipe, recipe_from
 from eyas.recipe.variants import Variant, variant_recipe, variants_of
 from eyas.report.ablation import Ablation, Grades, Measured
 from eyas.report.ablation_page import as_dict, markdown, render
 from eyas.report.evidence import Evidence, read_predictions
+from eyas.report.words import duration
 from eyas.storage.artifacts import Artifact, atomic_path, write_json
 from eyas.storage.locks import locked
 
@@ -151,21 +153,33 @@ def _publish(
 
 
 def print_ablation_plan(study: Study, *, workspace: Path) -> None:
-    """One line a run: how many artifacts it needs, and how many of them are done, shared with a run above, or to do."""
+    """One line a run: how many artifacts it needs, which of them are done, shared with a run above or to do, and time.
+
+    Raises: PairMismatch, ModelError or DataError, if a variant would not get past its first checks.
+    """
     console = Console(highlight=False)
+    machine = probe_machine()
     table = Table(box=box.SIMPLE_HEAD, title=f"{study.recipe.name}: {len(study.recipes)} runs", title_justify="left")
     table.add_column("run", overflow="fold")
-    for name in ("artifacts", "done", "shared", "to do"):
-        table.add_column(name, justify="right")
+    for name in ("artifacts", "done", "shared", "to do", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
     seen: set[Path] = set()
-    to_do = 0
-    for recipe in study.recipes.values():
-        nodes = {node.directory: node for node in build_graph(recipe, workspace=workspace)}
-        shared = len(nodes.keys() & seen)
-        done = sum(node.finished() is not None for path, node in nodes.items() if path not in seen)
-        new = len(nodes) - shared - done
-        seen |= nodes.keys()
-        to_do += new
-        table.add_row(recipe.name, str(len(nodes)), str(done), str(shared), str(new))
+    costs: dict[str, dict[str, float]] = {}
+    to_do, total_s = 0, 0.0
+    for (variant, _), recipe in study.recipes.items():
+        nodes = build_graph(recipe, workspace=workspace)
+        if variant not in costs:  # seeds cost alike
+            costs[variant] = checked_seconds(recipe, nodes, machine=machine)
+        needed = {node.directory: node for node in nodes}
+        new = {path: node for path, node in needed.items() if path not in seen}
+        open_ = [node for node in new.values() if node.finished() is None]
+        seconds = sum(costs[variant][node.name] for node in open_)
+        counts = (len(needed), len(new) - len(open_), len(needed) - len(new), len(open_))
+        table.add_row(recipe.name, *map(str, counts), duration(seconds) if open_ else "")
+        seen |= needed.keys()
+        to_do, total_s = to_do + len(open_), total_s + seconds
     console.print(table)
-    console.print(f"{to_do} artifacts to do, {len(seen)} in all.")
+    console.print(
+        f"{to_do} artifacts to do of {len(seen)}, about {duration(total_s)}. "
+        "Times are rough: within a factor of two or three."
+    )

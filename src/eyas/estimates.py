@@ -223,8 +223,8 @@ class Estimator:
     def _score(self, stage: ScoreStage) -> Estimate:
         made = self._made[stage.sequences]
         size = self._sizes[stage.model]
-        mean = made.tokens / made.sequences if made.sequences else 1.0
         tokens = made.tokens or round(made.sequences * max(map(self._lengths.sequence, self._lengths.prompt)))
+        mean = tokens / made.sequences if made.sequences else 1.0
         positions = self._execution.scoring_batch_size * mean
         activations = positions * size.hidden * ACTIVATIONS_PER_LAYER * FLOAT_BYTES
         entries = stage.top_k if stage.target == "top_k" else min(stage.samples, DRAWN_ENTRIES)

@@ -46,8 +46,7 @@ def print_plan(recipe: Recipe, *, workspace: Path) -> None:
         sizes = {name: size_of(path) for name, path in paths.items()}
         lengths = sample_lengths(recipe, paths["student"])
     machine = probe_machine()
-    estimator = Estimator(sizes=sizes, lengths=lengths, machine=machine, execution=recipe.execution)
-    costs = {node.name: _cost(node, estimator) for node in nodes}
+    costs = estimated(recipe, nodes, sizes=sizes, lengths=lengths, machine=machine)
     states = states_of(nodes, workspace=workspace)
     console.print(
         _table(
@@ -62,6 +61,28 @@ def print_plan(recipe: Recipe, *, workspace: Path) -> None:
     console.print(_total([costs[node.name] for node in to_do], machine))
     if warning := memory_warning(to_do, costs, machine=machine, execution=recipe.execution):
         console.print(warning, style="bold yellow", soft_wrap=True)
+
+
+def estimated(
+    recipe: Recipe, nodes: Sequence[Node], *, sizes: Mapping[str, ModelSize], lengths: Lengths, machine: Machine
+) -> dict[str, Estimate]:
+    """Node name -> what making it would cost. `sizes` are those of the student and the teacher."""
+    estimator = Estimator(sizes=sizes, lengths=lengths, machine=machine, execution=recipe.execution)
+    return {node.name: _cost(node, estimator) for node in nodes}
+
+
+def checked_seconds(recipe: Recipe, nodes: Sequence[Node], *, machine: Machine) -> dict[str, float]:
+    """Node name -> about how long making it would take, the pair checked as before a run.
+
+    Raises: PairMismatch, ModelError or DataError, if the run would not get past its first checks.
+    """
+    with TemporaryDirectory() as scratch:
+        paths = described(nodes, Path(scratch))
+        check_recipe_pair(recipe, paths)
+        sizes = {name: size_of(path) for name, path in paths.items()}
+        lengths = sample_lengths(recipe, paths["student"])
+    costs = estimated(recipe, nodes, sizes=sizes, lengths=lengths, machine=machine)
+    return {name: cost.seconds for name, cost in costs.items()}
 
 
 def size_of(path: Path) -> ModelSize:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -70,6 +71,16 @@ def test_differences_are_paired_and_pooled() -> None:
     assert [(pair.a.key, pair.b.key) for pair in within_variants(found, made)] == [
         ("a.distilled", "a.sft"), ("b.distilled", "a.sft"),
     ]  # fmt: skip
+
+
+def test_a_variant_without_the_baselines_role_is_compared_by_what_it_is_about() -> None:
+    found = ablation()
+    alone = replace(found, measured={
+        (name, seed): {"seqkd" if name == "b" and role == "distilled" else role: made for role, made in run.items()}
+        for (name, seed), run in found.measured.items()
+    })  # fmt: skip
+    assert alone.main_role("b") == "seqkd"
+    assert [(item.a.key, item.b.key) for item in against_baseline(alone, rows(alone))] == [("b.seqkd", "a.distilled")]
 
 
 def claim(a: str, b: str, **more: object) -> ClaimSpec:

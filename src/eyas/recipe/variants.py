@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eyas.errors import RecipeError
-from eyas.recipe.load import Recipe, recipe_from
+from eyas.recipe.load import Recipe, expand, recipe_from
 from eyas.recipe.override import assign, parse_yaml
 from eyas.recipe.stages import EvaluateStage, ReportStage
 
@@ -97,23 +97,23 @@ def without_unused(recipe: Recipe, *, where: str) -> Recipe:
 
     Raises: RecipeError, if it evaluates nothing.
     """
-    names = [stage.name for stage in recipe.stages]
-    wanted = [stage.name for stage in recipe.stages if isinstance(stage, EvaluateStage)]
+    expanded = {stage.name: stage for stage in expand(recipe)}
+    wanted = [stage.name for stage in expanded.values() if isinstance(stage, EvaluateStage)]
     if not wanted:
         raise RecipeError(f"{where}: nothing is evaluated, so there is nothing to compare. Add a stage evaluate.")
-    by_name = {stage.name: stage for stage in recipe.stages}
-    keep: set[str] = set()
+    read: set[str] = set()
     while wanted:
         name = wanted.pop()
-        if name not in keep and name in by_name:
-            keep.add(name)
-            read = [found for found, _ in by_name[name].references().values()]
-            wanted += [_written(found, names) for found in read]
+        if name not in read and name in expanded:
+            read.add(name)
+            wanted += [found for found, _ in expanded[name].references().values()]
+    names = [stage.name for stage in recipe.stages]
+    keep = {_written(name, names) for name in read}
     stages = tuple(stage for stage in recipe.stages if stage.name in keep or isinstance(stage, ReportStage))
     return recipe.model_copy(update={"stages": stages})
 
 
 def _written(name: str, written: Sequence[str]) -> str:
-    """The stage as written that a stage belongs to: `distill` for `distill.1.rollout`."""
+    """The stage as written that a stage belongs to: `distill` for `distill.1.rollout`; of pass rates, the model's."""
     fits = [stage for stage in written if name == stage or name.startswith(f"{stage}.")]
     return max(fits, key=len, default=name)

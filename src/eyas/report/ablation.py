@@ -195,10 +195,12 @@ def difference(a: Row, b: Row, mode: Mode) -> Difference | None:
 
 
 def against_baseline(ablation: Ablation, made: Sequence[Row]) -> list[Difference]:
-    """Every variant's main model and what else it has of its own, minus the baseline's model of the same role."""
-    own = {row.role: row for row in made if row.variant == ablation.baseline}
-    pairs = [(row, own[row.role]) for row in made if row.variant != ablation.baseline and row.role in own]
-    return _differences(ablation, pairs)
+    """Every model of a variant's own, minus the baseline's in the same role; what a variant is about minus what the
+    baseline is about, where that has no such role."""
+    own = {row.role: row for row in made if ablation.variants[ablation.baseline] in row.variants}
+    main = own.get(ablation.main_role(ablation.baseline) or "")
+    others = ((row, own.get(row.role, main if row.main else None)) for row in made if row.variant != ablation.baseline)
+    return _differences(ablation, [(row, other) for row, other in others if other is not None])
 
 
 def within_variants(ablation: Ablation, made: Sequence[Row]) -> list[Difference]:
