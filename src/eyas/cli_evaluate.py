@@ -195,10 +195,14 @@ def _measure_on_file(
     from functools import partial
 
     from eyas.console import progress_bars, quieten, shown
+    from eyas.errors import RecipeError
     from eyas.measurement import Measure, compare, evaluate_model
     from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
+    from eyas.recipe.graders import grader_spec, unknown_grader
     from eyas.report.evaluation import difference_lines, evaluation_table
 
+    if grader and grader_spec(grader) is None:
+        raise RecipeError(unknown_grader(grader))
     source = {"type": "file", "path": data, "test_path": data} | ({"grader": grader} if grader else {})
     measure = Measure(
         data=FileSource.model_validate(source),

@@ -125,7 +125,7 @@ def test_verdicts_keep_the_order_of_the_answers_among_other_graders() -> None:
     number = Example(key="n", prompt=(("user", "1+1"),), answer="2")
     code = example(MBPP)
     answers = ["2", str(MBPP["code"]), "3", "1 / 0", "anything"]
-    verdicts = judge(answers, [number, code, number, code, replace(code, answer=None)])
+    verdicts = judge(answers, [number, code, number, code, replace(code, answer=None, metadata="")])
     assert verdicts == [1.0, 1.0, 0.0, 0.0, None]
 
 

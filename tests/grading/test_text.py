@@ -45,7 +45,7 @@ def test_without_a_reference_nothing_is_graded() -> None:
 
 
 def test_an_unknown_grader_is_named() -> None:
-    with pytest.raises(GradingError, match="'guess' does not exist; known: exact, numeric"):
+    with pytest.raises(GradingError, match=r"'guess' does not exist; known: .*exact.*numeric"):
         grade("4", example("4", "guess"))
 
 
@@ -56,7 +56,7 @@ def test_an_answer_counts_only_where_it_is_last() -> None:
 @settings(deadline=None)
 @given(st.text())
 def test_no_text_breaks_a_grader(text: str) -> None:
-    for grader in ("numeric", "exact"):
+    for grader in ("numeric", "exact", "normalised"):
         assert grade(text, example("4", grader)) in (0.0, 1.0)
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import string
 from decimal import Decimal
 
 from eyas.records import Example
 
 _NUMBER = re.compile(r"(?:(?<![\w)])[-−])?(?:\$?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)")
 """A minus after a letter, a digit or a bracket is a dash or an operator (`10-12`); commas only part thousands."""
+
+
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def extract_numeric(text: str) -> str | None:
@@ -40,3 +45,18 @@ def grade_exact(text: str, example: Example) -> float:
     """1.0 if the texts are equal up to white space and case."""
     found, wanted = extract_exact(text), extract_exact(example.answer or "")
     return float(found is not None and wanted is not None and found.casefold() == wanted.casefold())
+
+
+def extract_normalised(text: str) -> str | None:
+    """Lower case without ASCII punctuation, English articles and surplus white space; None if nothing is left.
+
+    Source: `normalize_answer` of SQuAD's official evaluation, https://rajpurkar.github.io/SQuAD-explorer/
+    (evaluate-v2.0.py).
+    """
+    return extract_exact(_ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)))
+
+
+def grade_normalised(text: str, example: Example) -> float:
+    """1.0 if the texts are equal once normalised (SQuAD's exact match, with one reference)."""
+    found = extract_normalised(text)
+    return float(found is not None and found == extract_normalised(example.answer or ""))

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from eyas.recipe.graders import GraderName
 from eyas.recipe.specs import Spec
 
 
@@ -57,8 +58,8 @@ class FileSource(Spec):
     """File or directory of the training and validation examples (and test ones, unless `test_path` is given)."""
     test_path: str | None = None
     """Test examples; without it 10 % of `path`, by hash of the problem, are held out."""
-    grader: str = "numeric"
-    """How answers are checked: `numeric`, `exact` or `code` (unit tests; docs/sandbox.md)."""
+    grader: GraderName = "numeric"
+    """How answers are checked: a name of docs/graders.md, or your own function as `path/to/file.py:function`."""
     fields: FieldMap | None = None
     """What the fields are called; without it one of the known schemas is recognised by its keys."""
     max_bad_share: float = Field(default=0.0, ge=0, lt=1)
@@ -79,8 +80,8 @@ class HubSource(Spec):
     """Split of the training and validation examples (and test ones, unless `test_split` is given)."""
     test_split: str | None = None
     """Split of the test examples; without it 10 % of `split`, by hash of the problem, are held out."""
-    grader: str = "numeric"
-    """How answers are checked: `numeric`, `exact` or `code` (unit tests; docs/sandbox.md)."""
+    grader: GraderName = "numeric"
+    """How answers are checked: a name of docs/graders.md, or your own function as `path/to/file.py:function`."""
     fields: FieldMap | None = None
     """What the fields are called; without it one of the known schemas is recognised by its keys."""
     max_bad_share: float = Field(default=0.0, ge=0, lt=1)

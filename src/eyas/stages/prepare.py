@@ -11,7 +11,9 @@ from typing import Any
 
 from eyas.errors import DataError
 from eyas.filtering import EvaluationSet, filtered
+from eyas.grading import can_grade
 from eyas.recipe import PrepareStage
+from eyas.recipe.graders import grader_spec
 from eyas.records import Example, Split
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.context import StageContext
@@ -78,7 +80,7 @@ def _held_out(
     """Distinct answered problems of a held-out split, none of which is in `known`."""
     loaded = list(load_examples(stage.source, split=split, count=count, seed=EVALUATION_SEED, bad=bad))
     judged = [
-        (example, reason or ("no_answer_to_grade_by" if example.answer is None else None))
+        (example, reason or (None if can_grade(example) else "no_answer_to_grade_by"))
         for example, reason in filtered(loaded, evaluation=EvaluationSet(known))
     ]
     return _parted(judged, split)
@@ -112,19 +114,25 @@ def _parted(judged: Sequence[tuple[Example, str | None]], split: str) -> tuple[l
 
 
 def _rejected_by_their_grader(test: Sequence[Example]) -> int:
-    """How many reference answers their own grader calls wrong.
+    """How many reference answers their own grader calls wrong, where the reference is an answer.
 
     Raises: DataError, if all of them: every accuracy would be 0.
     """
+    test = [example for example in test if example.answer is not None and _accepts_reference(example.grader)]
     verdicts = judge([example.answer or "" for example in test], test)
     rejected = [example for example, verdict in zip(test, verdicts, strict=True) if verdict != 1.0]
     if test and len(rejected) == len(test):
         first = rejected[0]
         raise DataError(
             f"the grader {first.grader!r} accepts none of the {len(test)} reference answers of the test split, "
-            f"for instance {(first.answer or '')[:80]!r}. Choose another `grader` in the source (`numeric`, `exact`)."
+            f"for instance {(first.answer or '')[:80]!r}. Choose another `grader` in the source (docs/graders.md)."
         )
     return len(rejected)
+
+
+def _accepts_reference(grader: str) -> bool:
+    spec = grader_spec(grader)
+    return spec is None or spec.accepts_reference
 
 
 def _nothing_left(split: str, dropped: Sequence[Dropped]) -> str:
