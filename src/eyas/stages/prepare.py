@@ -125,7 +125,8 @@ def _rejected_by_their_grader(test: Sequence[Example]) -> int:
         first = rejected[0]
         raise DataError(
             f"the grader {first.grader!r} accepts none of the {len(test)} reference answers of the test split, "
-            f"for instance {(first.answer or '')[:80]!r}. Choose another `grader` in the source (docs/graders.md)."
+            f"for instance {(first.answer or '')[:80]!r}. "
+            "Choose another `grader` in the source, for instance `exact` (docs/graders.md)."
         )
     return len(rejected)
 
