@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from eyas.errors import DataError, GradingError
+from eyas.errors import DataError, RecipeError
 from eyas.filtering import prompt_text
 from eyas.recipe import PrepareStage, parse_recipe
 from eyas.records import Example, Split
@@ -191,7 +191,7 @@ def test_answers_that_their_grader_cannot_read_are_found_before_any_training(tmp
 
 
 def test_an_unknown_grader_is_found_before_any_training(tmp_path: Path) -> None:
-    with pytest.raises(GradingError, match="'nummeric' does not exist"):
+    with pytest.raises(RecipeError, match="'nummeric' does not exist"):
         prepared(tmp_path, file_source(tmp_path, sums(0, 200), grader="nummeric"))
 
 
