@@ -150,6 +150,7 @@ attempts = [
     lambda: open("/tmp/eyas-sandbox-escape", "w"), lambda: open("/dev/shm/eyas-sandbox-escape", "w"),
     lambda: (os.symlink(v, "s"), open("s", "w")), lambda: open("/proc/self/oom_score_adj", "w"), lambda: os.mkdir("x"),
     lambda: open(os.__file__, "a"), lambda: os.chroot("."), lambda: open("../request.json").read(),
+    lambda: os.posix_fallocate(os.open("f", os.O_CREAT | os.O_RDWR), 0, 10),
 ]
 for number, attempt in enumerate(attempts):
     try: attempt()

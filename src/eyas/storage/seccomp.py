@@ -35,8 +35,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "setns": (308, 268), "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "bpf": (321, 280),
     "perf_event_open": (298, 241), "userfaultfd": (323, 282), "seccomp": (317, 277), "syslog": (103, 116),
     "open_by_handle_at": (304, 265),
-    # memory outside the address-space limit
-    "memfd_create": (319, 279),
+    # memory outside the address-space limit, disk outside the file-size limit (FALLOC_FL_KEEP_SIZE)
+    "memfd_create": (319, 279), "fallocate": (285, 47),
     # changes to files that Landlock does not govern; directories, so that removing the scratch directory is simple
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "chown": (92, None), "fchown": (93, 55),
     "lchown": (94, None), "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
