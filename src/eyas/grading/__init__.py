@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from eyas.errors import GradingError
 from eyas.grading.choice import extract_choice, grade_choice
 from eyas.grading.code import extract_code
+from eyas.grading.maths import extract_maths, grade_maths
 from eyas.grading.reasoning_gym import grade_reasoning_gym
 from eyas.grading.structured import can_search, extract_json, grade_json, grade_regex
 from eyas.grading.text import (
@@ -43,6 +44,7 @@ def _extracts(extract: Callable[[str], str | None]) -> Callable[[Example], bool]
 
 GRADERS = {
     "numeric": _Grader(grade_numeric, extract_numeric),
+    "maths": _Grader(grade_maths, extract_maths),
     "exact": _Grader(grade_exact),
     "normalised": _Grader(grade_normalised, extract_normalised, usable=_extracts(extract_normalised)),
     "choice": _Grader(grade_choice, extract_choice, usable=_extracts(extract_choice)),

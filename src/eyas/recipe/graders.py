@@ -27,6 +27,7 @@ GRADERS: dict[str, GraderSpec] = {
     spec.name: spec
     for spec in (
         GraderSpec("numeric"),
+        GraderSpec("maths"),
         GraderSpec("exact"),
         GraderSpec("normalised"),
         GraderSpec("choice"),

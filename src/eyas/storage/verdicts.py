@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from eyas.grading import can_grade, grade
 from eyas.grading.code import program_and_tests
+from eyas.recipe.graders import function_of
 from eyas.records import Example
 from eyas.storage.hardware import core_count
+from eyas.storage.own_grader import grade_own
 from eyas.storage.sandbox import run_code
 
 
@@ -25,9 +27,15 @@ def judge(answers: Sequence[str], examples: Sequence[Example]) -> list[float | N
     with ThreadPoolExecutor(max_workers=core_count()) as pool:
         passed = iter(list(pool.map(_passes, programs)))
     return [
-        grade(answer, example) if example.grader != "code" else next(passed) if can_grade(example) else None
+        next(passed) if example.grader == "code" and can_grade(example) else _verdict(answer, example)
         for answer, example in pairs
     ]
+
+
+def _verdict(answer: str, example: Example) -> float | None:
+    if can_grade(example) and function_of(example.grader) is not None:
+        return grade_own(answer, example)
+    return grade(answer, example)
 
 
 def _passes(pair: tuple[str, Example]) -> float:

@@ -26,6 +26,8 @@ from eyas.recipe import (
 )
 from eyas.records import Example
 from eyas.splits import split_of
+from eyas.storage.artifacts import sha256_of
+from eyas.storage.own_grader import file_of
 from eyas.tasks import arithmetic, files, hub, reasoning_gym, words
 from eyas.tasks.mapping import BadRecords
 
@@ -76,17 +78,26 @@ def _of_split(source: FileSource | HubSource, split: Split, bad: BadRecords | No
 
 
 def content_identities(source: DataSource) -> list[str]:
-    """What a source's examples are made from, in order: a file's SHA-256, a hub data set's commit, a package's version.
+    """What a source's examples are made from, in order: SHA-256 of files, also of the user's grader, a hub data
+    set's commit, a package's version.
 
     Raises: DataError, if a file cannot be read; MissingExtra, without the package.
     """
     if isinstance(source, MixtureSource):
         return [found for part in source.parts for found in content_identities(part.source)]
-    if isinstance(source, HubSource):
-        return [hub.commit_of(source)]
     if isinstance(source, ReasoningGymSource):
         return [reasoning_gym.package_version()]
-    return files.content_hashes(source) if isinstance(source, FileSource) else []
+    if isinstance(source, HubSource):
+        return [hub.commit_of(source), *_own_grader(source)]
+    return [*files.content_hashes(source), *_own_grader(source)] if isinstance(source, FileSource) else []
+
+
+def _own_grader(source: FileSource | HubSource) -> list[str]:
+    path = file_of(source.grader)
+    try:
+        return [] if path is None else [sha256_of(path)]
+    except OSError as error:
+        raise DataError(f"{path}: the grader's file cannot be read ({error.strerror}).") from error
 
 
 def _generated(source: ArithmeticSource | WordsSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -9,6 +10,7 @@ from math import isfinite
 from typing import Any
 
 from eyas.errors import DataError
+from eyas.recipe.graders import function_of
 from eyas.records import Example
 from eyas.tasks.code import code_example
 
@@ -66,7 +68,16 @@ def example_of(row: object, *, grader: str, where: str) -> Example:
         reasoning=reasoning,
         grader=grader,
         level=_optional(row, "level", where=where) or "",
+        metadata=_metadata(row.get("metadata"), where=where) if function_of(grader) is not None else "",
     )
+
+
+def _metadata(value: object, *, where: str) -> str:
+    """The record's `metadata` as JSON; text is taken as it is."""
+    try:
+        return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    except TypeError as error:
+        raise DataError(f"{where}: `metadata` must be text or JSON ({error}).") from error
 
 
 def _parts(row: dict[str, Any], *, where: str) -> _Parts:

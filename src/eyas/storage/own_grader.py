@@ -1,0 +1,55 @@
+"""A grader of the user's own: one Python function in a file that the source names."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from eyas.errors import GradingError
+from eyas.recipe.graders import function_of
+from eyas.records import Example
+
+
+def file_of(grader: str) -> Path | None:
+    """The file that holds the user's function; None for a grader of eyas."""
+    found = function_of(grader)
+    return None if found is None else Path(found[0]).expanduser()
+
+
+@cache
+def load_grader(grader: str) -> Callable[[str, Example], Any]:
+    """The function of `path/to/file.py:function`; its file is run once a process, with this process's rights.
+
+    Raises: GradingError, if the file cannot be read or has no such function; whatever running the file raises.
+    """
+    path, name = file_of(grader), grader.rpartition(":")[2]
+    if path is None or not path.is_file():
+        raise GradingError(f"grader {grader!r}: the file does not exist. Expected path/to/file.py:function.")
+    spec = importlib.util.spec_from_file_location(f"eyas_grader_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise GradingError(f"grader {grader!r}: the file cannot be loaded as Python.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[str, Example], Any] | None = getattr(module, name, None)
+    if function is None or not callable(function):
+        has = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise GradingError(f"grader {grader!r}: the file has no function {name!r}; it has: {has or 'none'}.")
+    return function
+
+
+def grade_own(answer: str, example: Example) -> float:
+    """What the user's function says of an answer: True, False, or a number from 0 to 1.
+
+    Raises: GradingError, if it says anything else; whatever the function raises.
+    """
+    verdict = load_grader(example.grader)(answer, example)
+    if not isinstance(verdict, bool | int | float) or not isfinite(verdict) or not 0 <= verdict <= 1:
+        raise GradingError(
+            f"grader {example.grader!r} returned {str(verdict)[:60]!r} ({type(verdict).__name__}) for the answer "
+            f"{answer[:60]!r}; expected True, False or a number from 0 to 1."
+        )
+    return float(verdict)
