@@ -130,6 +130,7 @@ def test_samples_give_pass_at_k_and_do_not_count_as_examples(sums: Path, tmp_pat
         ([STUDENT, "--data", "{data}", "--thinking", "deep"], "known: plain, qwen3, pangu"),
         ([STUDENT, "--data", "{data}", "--name", "x"], "taken for a model"),
         (["x.yaml", "--data", "{data}"], "is a recipe"),
+        (["x.yaml", "--max-tokens", "64", "--seed", "1"], "Drop --max-tokens and --seed"),
         ([STUDENT, "--data", "{data}", "--suite", "paper"], "found --data and --suite"),
         ([STUDENT, "--data", "{data}", "--unsafe-code"], "Drop --unsafe-code"),
         ([STUDENT, "--suite", "paper", "--baseline", TEACHER], "Drop --baseline"),

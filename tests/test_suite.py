@@ -39,6 +39,19 @@ metric_list:
 num_fewshot: 0
 metadata: {{version: 7}}
 """
+CHOICE = """
+task: choice
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}"
+doc_to_choice: "{{{{[completion, 'no sum of two numbers']}}}}"
+doc_to_target: 0
+target_delimiter: ""
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+metadata: {{version: 1}}
+"""
 
 
 def evaluate(*arguments: str | Path) -> str:
@@ -66,7 +79,8 @@ def test_a_local_task_is_run_without_a_network_and_agrees_with_our_own_evaluatio
     ).facts["accuracy"]["fast"]
     for name, unsafe in (("sums", "false"), ("sums_code", "true")):
         (tmp_path / f"{name}.yaml").write_text(TASK.format(name=name, data=data, unsafe=unsafe))
-    out = evaluate(MODEL, "--tasks", "sums,sums_code", "--include-path", tmp_path, "--out", tmp_path / "runs")
+    (tmp_path / "choice.yaml").write_text(CHOICE.format(data=data))
+    out = evaluate(MODEL, "--tasks", "sums,sums_code,choice", "--include-path", tmp_path, "--out", tmp_path / "runs")
     assert "The hub is out of reach" in out
     (results,) = (tmp_path / "runs/evaluations").glob("*-harness-*/sums.json")
     (found,) = json.loads(results.read_text())
@@ -76,6 +90,9 @@ def test_a_local_task_is_run_without_a_network_and_agrees_with_our_own_evaluatio
         [ours[name] for name in ("value", "low", "high", "n")]
     )
     assert re.search(r"sums_code +– .*needs --unsafe-code", out)
+    (choice,) = json.loads((results.parent / "choice.json").read_text())
+    assert (choice["value"], choice["n"], choice["metric"]) == (1.0, 12, "acc,none")
+    assert (choice["low"], choice["high"]) == wilson(12, 12)
 
 
 def test_the_paper_suite_says_what_needs_the_hub(tmp_path: Path) -> None:

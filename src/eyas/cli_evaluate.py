@@ -106,7 +106,16 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
         """
         given = {"--data": data, "--suite": suite, "--tasks": tasks}
         if target.endswith(RECIPES):
-            _refuse(f"{target} is a recipe, which names its data and models", given | {"--baseline": baseline})
+            of_models: dict[str, object] = {
+                "--baseline": baseline,
+                "--modes": modes,
+                "--thinking": thinking,
+                "--grader": grader,
+            }
+            of_models |= {"--max-tokens": max_tokens, "--temperature": temperature, "--samples": samples > 1}
+            of_models |= {"--seed": seed, "--dtype": dtype != "float32", "--batch-size": batch_size}
+            of_models |= {"--include-path": include_path, "--unsafe-code": unsafe_code}
+            _refuse(f"{target} is a recipe, which says all that itself (or --set does)", given | of_models)
             run_stage(Path(target), out, set_, limit, stage="evaluate", name=name)
             return
         _refuse(f"{target} is taken for a model, not a recipe (*.yaml)", {"--name": name, "--set": set_})
