@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from eyas.errors import GradingError
 from eyas.grading.choice import extract_choice, grade_choice
 from eyas.grading.code import extract_code
+from eyas.grading.instructions import can_check, grade_instructions
 from eyas.grading.maths import extract_maths, grade_maths
 from eyas.grading.reasoning_gym import grade_reasoning_gym
 from eyas.grading.structured import can_search, extract_json, grade_json, grade_regex
@@ -51,6 +52,7 @@ GRADERS = {
     "regex": _Grader(grade_regex, usable=can_search),
     "json": _Grader(grade_json, extract_json, usable=_extracts(extract_json)),
     "reasoning_gym": _Grader(grade_reasoning_gym),
+    "instructions": _Grader(grade_instructions, usable=can_check),
     "code": _Grader(None, extract_code),
 }
 

@@ -34,6 +34,7 @@ GRADERS: dict[str, GraderSpec] = {
         GraderSpec("regex", accepts_reference=False),
         GraderSpec("json"),
         GraderSpec("reasoning_gym", needs_metadata=True),
+        GraderSpec("instructions", needs_metadata=True, accepts_reference=False),
         GraderSpec("code", needs_metadata=True),
     )
 }

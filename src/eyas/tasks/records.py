@@ -68,12 +68,16 @@ def example_of(row: object, *, grader: str, where: str) -> Example:
         reasoning=reasoning,
         grader=grader,
         level=_optional(row, "level", where=where) or "",
-        metadata=_metadata(row.get("metadata"), where=where) if function_of(grader) is not None else "",
+        metadata=_metadata(row, grader, where=where),
     )
 
 
-def _metadata(value: object, *, where: str) -> str:
-    """The record's `metadata` as JSON; text is taken as it is."""
+def _metadata(row: dict[str, Any], grader: str, *, where: str) -> str:
+    """What the grader needs beside the answer, as JSON: IFEval's columns, or `metadata` (text as it is)."""
+    if grader == "instructions" and "instruction_id_list" in row:
+        value: object = {name: row.get(name) for name in ("instruction_id_list", "kwargs")}
+    else:
+        value = row.get("metadata") if grader == "instructions" or function_of(grader) is not None else None
     try:
         return "" if value is None else value if isinstance(value, str) else json.dumps(value)
     except TypeError as error:

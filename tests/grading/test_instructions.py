@@ -1,0 +1,63 @@
+"""Verifiable instructions: the package's verdicts, all or nothing, from IFEval's own columns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from eyas.errors import MissingExtra
+from eyas.grading import can_grade, grade, instructions
+from eyas.records import Example
+from eyas.tasks.records import example_of
+
+pytest.importorskip("if_verifiable")
+COMMA: tuple[str, dict[str, Any]] = ("punctuation:no_comma", {})
+WORDS = ("length_constraints:number_words", {"num_words": 5, "relation": "at least"})
+CASE: tuple[str, dict[str, Any]] = ("change_case:english_lowercase", {})
+
+
+def example(*constraints: tuple[str, dict[str, Any]]) -> Example:
+    names, settings = [name for name, _ in constraints], [item for _, item in constraints]
+    row = {"key": 1000, "prompt": "Write about rain.", "instruction_id_list": names, "kwargs": settings}
+    return example_of(row, grader="instructions", where="line 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "constraints", "verdict"),
+    [
+        ("rain falls on the whole town", [COMMA, WORDS], 1), ("rain, falling on the whole town", [COMMA, WORDS], 0),
+        ("rain falls", [COMMA, WORDS], 0), ("rain falls", [COMMA], 1), ("", [COMMA], 0),
+        ("the rain in spain falls mainly", [CASE], 1), ("The rain in Spain falls mainly", [CASE], 0),
+        ("I like sun", [("keywords:existence", {"keywords": ["rain"], "num_words": None})], 0),
+        ("I like rain", [("keywords:existence", {"keywords": ["rain"], "num_words": None})], 1),
+        ("I like rain", [("keywords:forbidden_words", {"forbidden_words": ["rain"]})], 0),
+        ("{\"rain\": 1}", [("detectable_format:json_format", {})], 1),
+        ("rain", [("detectable_format:json_format", {})], 0),
+        ("[where] it rains [when]", [("detectable_content:number_placeholders", {"num_placeholders": 2})], 1),
+        ("[where] it rains", [("detectable_content:number_placeholders", {"num_placeholders": 2})], 0),
+        ('"rain"', [("startend:quotation", {})], 1), ("rain", [("startend:quotation", {})], 0),
+        ("it rains. The end.", [("startend:end_checker", {"end_phrase": "The end."})], 1),
+        ("* one\n* two", [("detectable_format:number_bullet_lists", {"num_bullets": 2})], 1),
+        ("* one", [("detectable_format:number_bullet_lists", {"num_bullets": 2})], 0),
+    ],
+)  # fmt: skip
+def test_every_instruction_must_be_followed(text: str, constraints: list[Any], verdict: int) -> None:
+    assert grade(text, example(*constraints)) == verdict
+
+
+def test_without_constraints_that_are_known_there_is_no_verdict() -> None:
+    assert can_grade(example(COMMA))
+    for broken in (example(), example(COMMA, ("no:such", {}))):
+        assert grade("rain", broken) is None
+    for metadata in ("", "[]", "{}", json.dumps({"instruction_id_list": ["punctuation:no_comma"], "kwargs": []})):
+        assert not can_grade(Example(key="k", prompt=(("user", "q"),), grader="instructions", metadata=metadata))
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "if_verifiable.common", None)
+    instructions._library.cache_clear()
+    with pytest.raises(MissingExtra, match="instructions"):
+        grade("rain", example(COMMA))
