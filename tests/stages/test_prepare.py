@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
 ARITHMETIC = {"type": "arithmetic", "terms": [2]}
 CHAINS = {"type": "reasoning_gym", "tasks": {"chain_sum": {"max_terms": 3, "min_digits": 2, "max_digits": 2}}}
 TRAINING: tuple[Split, ...] = ("labelled", "unlabelled")
+WORDS = [f"{first}{last}" for first in ("ka", "lo", "mi", "nu", "re", "so") for last in ("ba", "de", "fi", "go", "tu")]
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 
@@ -216,3 +218,33 @@ def test_malformed_records_within_their_share_are_counted_drops(tmp_path: Path) 
     assert run.facts["dropped"]["malformed"] == 2
     errors = [row["error"] for row in run.dropped() if row["reason"] == "malformed"]
     assert ["line 401: not JSON" in errors[0], "line 402: expected" in errors[1]] == [True, True]
+
+
+def test_a_planted_near_duplicate_and_a_planted_leak_are_found_and_named(tmp_path: Path) -> None:
+    """The training file holds one problem twice in other words, and one problem of the test file."""
+
+    def problem(number: int) -> dict[str, str]:
+        words = Random(number).choices(WORDS, k=30)
+        return {"question": f"{' '.join(words)} {number}?", "answer": f"so\n#### {number}"}
+
+    def write(name: str, rows: list[dict[str, str]]) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    again = {**problem(130), "question": problem(130)["question"].replace(" ", " also ", 1)}
+    train = [problem(number) for number in range(100, 190)] + [again, problem(990)]
+    source = {
+        "type": "file",
+        "path": write("train.jsonl", train),
+        "test_path": write("test.jsonl", [problem(number) for number in range(980, 1000)]),
+    }
+    run = prepared(tmp_path, source, labelled=90, unlabelled=0)
+    assert run.facts["dropped"] == {"near_duplicate": 1, "same_as_evaluation": 1}
+    rows = {row["reason"]: row for row in run.dropped()}
+    by_id = {example.id: example.prompt[-1][1] for split in (*TRAINING, *HELD_OUT) for example in run[split]}
+    assert by_id[rows["same_as_evaluation"]["of"]] == problem(990)["question"]
+    assert {rows["near_duplicate"]["prompt"], by_id[rows["near_duplicate"]["of"]]} == {
+        problem(130)["question"],
+        again["question"],
+    }

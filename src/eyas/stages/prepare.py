@@ -10,7 +10,7 @@ from math import ceil
 from typing import Any
 
 from eyas.errors import DataError
-from eyas.filtering import EvaluationSet, filtered
+from eyas.filtering import Drop, EvaluationSet, filtered
 from eyas.grading import can_grade
 from eyas.recipe import PrepareStage
 from eyas.recipe.graders import grader_spec
@@ -80,8 +80,8 @@ def _held_out(
     """Distinct answered problems of a held-out split, none of which is in `known`."""
     loaded = list(load_examples(stage.source, split=split, count=count, seed=EVALUATION_SEED, bad=bad))
     judged = [
-        (example, reason or (None if can_grade(example) else "no_answer_to_grade_by"))
-        for example, reason in filtered(loaded, evaluation=EvaluationSet(known))
+        (example, drop or (None if can_grade(example) else Drop("no_answer_to_grade_by")))
+        for example, drop in filtered(loaded, evaluation=EvaluationSet(known))
     ]
     return _parted(judged, split)
 
@@ -103,12 +103,12 @@ def _training(
     return sorted(kept, key=lambda example: example.id), dropped
 
 
-def _parted(judged: Sequence[tuple[Example, str | None]], split: str) -> tuple[list[Example], list[Dropped]]:
-    kept = [example for example, reason in judged if reason is None]
+def _parted(judged: Sequence[tuple[Example, Drop | None]], split: str) -> tuple[list[Example], list[Dropped]]:
+    kept = [example for example, drop in judged if drop is None]
     dropped = [
-        {"id": example.id, "split": split, "reason": reason, "prompt": example.prompt[-1][1]}
-        for example, reason in judged
-        if reason is not None
+        {"id": example.id, "split": split, "reason": drop.reason, "of": drop.of, "prompt": example.prompt[-1][1]}
+        for example, drop in judged
+        if drop is not None
     ]
     return kept, dropped
 
