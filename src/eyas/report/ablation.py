@@ -15,6 +15,8 @@ from eyas.stats import PooledDifference, pooled_difference, wilson
 
 Grades = Mapping[tuple[str, Mode], float]
 """(example id, mode) -> grade of a model's answer; what was not graded is not in it."""
+NAMED_VARIANTS = 3
+"""A model that more variants share is not headed by their names: they would not fit into a table."""
 Outcome = Literal["held", "contradicted", "not shown", "not run"]
 
 
@@ -246,5 +248,6 @@ def title(ablation: Ablation, row: Row) -> str:
     if len(ablation.variants) == 1:
         return label(row.role)
     every = len(row.variants) > 1 and len(row.variants) == len(ablation.variants)
-    names = "all variants" if every else ", ".join(row.variants)
+    names = f"{len(row.variants)} variants" if len(row.variants) > NAMED_VARIANTS else ", ".join(row.variants)
+    names = "all variants" if every else names
     return names if row.main and not every else f"{names}: {label(row.role)}"
