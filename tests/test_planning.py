@@ -13,7 +13,7 @@ from eyas.estimates import Estimate, Estimator, Lengths, Machine, ModelSize
 from eyas.graph import Node, build_graph
 from eyas.pipeline import run_recipe
 from eyas.planning import memory_warning, print_plan, size_of, states_of, within_files
-from eyas.recipe import DistillStage, PrepareStage, Recipe, RolloutStage, ScoreStage, parse_recipe
+from eyas.recipe import DistillStage, EvaluateStage, PrepareStage, Recipe, RolloutStage, ScoreStage, parse_recipe
 from eyas.storage.artifacts import MANIFEST
 from eyas.storage.context import SilentProgress
 from eyas.storage.models import parameter_count
@@ -151,6 +151,16 @@ def test_a_rollout_costs_its_prompts_and_its_cache(tiny_student: Path) -> None:
     assert (made.sequences, made.tokens) == (40, 480)
     # fp32 weights twice and a cache of 64 sequences x 12 tokens x (keys and values of 2 layers x 64) in fp32.
     assert made.memory_bytes == 2 * 4 * 10**6 + 64 * 12 * 2 * 2 * 64 * 4
+
+
+def test_an_evaluation_costs_every_sample(tiny_student: Path) -> None:
+    wanted = recipe(tiny_student)
+    costs = estimator(wanted)
+    costs.estimate(wanted.stages[0])
+    stage = {"type": "evaluate", "models": {"base": "student"}, "modes": ["fast"], "sampling": {"temperature": 1}}
+    made = costs.estimate(EvaluateStage.model_validate(stage | {"samples_per_prompt": 3}))
+    # 2 test examples three times, of 8 + 4 tokens.
+    assert (made.sequences, made.tokens) == (6, 72)
 
 
 def test_distillation_costs_its_sampled_modes(tiny_student: Path) -> None:
