@@ -86,7 +86,7 @@ def test_prompts_alone_are_fine(tmp_path: Path) -> None:
         ('{"prompt": "\\ud800"}', r"`prompt` holds half a character \(\\ud800\)"),
         ("{}", r"found the keys: none"),
         ("null", r"expected an object, found NoneType"),
-        ('[\n{"prompt": "a"}\n]', r"line 1: not JSON .* one whole JSON object"),
+        ('{"prompt": "a"', r"line 1: not JSON .* one whole JSON object"),
         ("[" * 100_000, r"line 1: not JSON"),
         ('{"prompt": "a"}{"prompt": "b"}', r"line 1: not JSON"),
         ("\x00", r"line 1: not JSON"),

@@ -50,6 +50,36 @@ def test_a_mapped_answer_is_split_and_a_mapped_prompt_may_be_a_chat(tmp_path: Pa
     assert (second.prompt, second.answer) == ((("user", "2+2"),), None)
 
 
+def test_what_a_grader_checks_by_is_kept_or_named(tmp_path: Path) -> None:
+    fields = {"prompt": "Q", "answer": "A"}
+    row = {"Q": "Be short.", "instruction_id_list": ["x"], "kwargs": [{}]}
+    (found,) = read_file(source(tmp_path, lines([row]), fields={"prompt": "Q"}, grader="instructions"))
+    assert json.loads(found.metadata) == {"instruction_id_list": ["x"], "kwargs": [{}]}
+
+    row = {"Q": "Add.", "A": "def f(): ...", "checks": ["assert f", "assert 1"], "prompt": "not this"}
+    mapped = fields | {"metadata": "checks"}
+    (found,) = read_file(source(tmp_path, lines([row]), fields=mapped, grader="code"))
+    assert (found.prompt, found.answer) == ((("user", "Add."),), "def f(): ...")
+    assert json.loads(found.metadata) == {"tests": row["checks"]}
+    own = source(tmp_path, lines([row]), fields=mapped, grader="mine.py:right")
+    assert [json.loads(found.metadata) for found in read_file(own)] == [row["checks"]]
+
+    row = {"Q": "Which?", "A": 1, "choices": ["x", "y"]}
+    (found,) = read_file(source(tmp_path, lines([row]), fields=fields, grader="choice"))
+    assert (found.prompt[0][1], found.answer) == ("Which?\n\nA. x\nB. y", "B")
+
+
+@pytest.mark.parametrize(
+    "extra", [{"entry_point": "f", "test": "check"}, {"test_list": ["assert f"]}], ids=["HumanEval", "MBPP"]
+)
+def test_mapped_programs_keep_the_tests_of_their_record(tmp_path: Path, extra: dict[str, Any]) -> None:
+    row = {"Q": "def f():", "A": "def f(): pass", **extra}
+    fields = {"prompt": "Q", "answer": "A"}
+    (found,) = read_file(source(tmp_path, lines([row]), fields=fields, grader="code"))
+    assert found.answer == "def f(): pass"
+    assert json.loads(found.metadata)["tests"]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -146,7 +176,25 @@ def test_a_bad_row_of_a_table_does_not_end_it(tmp_path: Path) -> None:
 
 
 SCHEMA_KEYS = ("question", "answer", "prompt", "completion", "instruction", "input", "output", "messages")
-MORE_KEYS = ("conversations", "role", "content", "from", "value", "system", "reasoning", "reasoning_content", "level")
+MORE_KEYS = (
+    "conversations",
+    "role",
+    "content",
+    "from",
+    "value",
+    "system",
+    "reasoning",
+    "reasoning_content",
+    "level",
+    "choices",
+    "options",
+    "answerKey",
+    "label",
+    "text",
+    "metadata",
+    "tests",
+    "context",
+)
 NAMES = st.sampled_from(SCHEMA_KEYS + MORE_KEYS)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -109,7 +109,7 @@ def test_records_longer_than_what_is_read_at_once_stay_whole(tmp_path: Path) -> 
         ("a.csv", b"prompt,completion\n\xff,b\n", r"line 2: not UTF-8"),
         ("a.csv", b"prompt,completion\n,b\n", r"line 2: `prompt` must be text, found nothing"),
         ("a.csv", b"text\na\n", r"line 2: expected one of `messages`, .* found the keys: text"),
-        ("a.tsv", b"prompt,completion\na,b\n", r"found the keys: prompt,completion"),
+        ("a.tsv", b"prompt completion\na b\n", r"found the keys: prompt completion"),
         ("a.parquet", b"PAR1 but no table", r"a.parquet, after row 0: not readable as Parquet"),
         ("a.parquet", b"", r"not readable as Parquet"),
         ("a.jsonl.gz", b'{"prompt": "a"}\n', r"cannot be read \(Not a gzipped file"),
@@ -121,6 +121,61 @@ def test_a_malformed_file_is_one_clear_error(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         list(read_file(FileSource(type="file", path=str(tmp_path / name))))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"prompt;completion\na,b;1\n"),
+        ("a.csv", b"prompt\tcompletion\na,b\t1\n"),
+        ("a.tsv", b'prompt,completion\n"a,b",1\n'),
+        ("a.csv", b',prompt,completion,,\n0,"a,b",1,,\n'),
+        ("a.jsonl", b'[{"prompt": "a,b", "completion": "1"}]'),
+        ("a.jsonl", b'\xef\xbb\xbf[\n {\n  "prompt": "a,b",\n  "completion": "1"\n }\n]\n'),
+    ],
+    ids=["semicolons", "tabs", "commas", "columns without a name", "array", "array over lines"],
+)
+def test_what_a_name_says_wrongly_and_the_content_says_plainly_is_read(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert [row for _, row in rows_of(tmp_path / name)] == [{"prompt": "a,b", "completion": "1"}]
+    assert count_rows(tmp_path / name) == 1
+
+
+def test_a_bad_element_does_not_end_an_array(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}]", "completion": "[,{" * (n % 40)} for n in range(20_000)]
+    elements = [json.dumps(row).encode() for row in rows]
+    bad = [
+        b'{"prompt": }',
+        b"nothing",
+        b'{"prompt": "a", "prompt": "b"}',
+        b'{"prompt": "\xff"}',
+        b"[" * 2000 + b"]" * 2000,
+    ]
+    bad.append(b'{"a": [{"b": "\\"]}", "c"}]}')
+    for number, element in enumerate(bad):
+        elements.insert(7 + 3000 * number, element)
+    path = tmp_path / "data.json"
+    path.write_bytes(b"[" + b", ".join(elements) + b"]")
+    found = [row for _, row in rows_of(path)]
+    errors = [number for number, row in enumerate(found) if isinstance(row, DataError)]
+    assert errors == [7 + 3000 * number for number in range(len(bad))]
+    assert [row for row in found if not isinstance(row, DataError)] == rows
+    assert [str(found[number]).partition("record ")[2].partition(":")[0] for number in errors] == [
+        str(number + 1) for number in errors
+    ]
+
+
+def test_a_pattern_is_the_files_that_it_matches_and_a_tilde_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("train-0", "train-1", "test-0")):
+        written(tmp_path / f"{name}.jsonl", ROWS[number : number + 1])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [row for _, row in rows_of("~/train-*.jsonl")] == ROWS[:2]
+    with pytest.raises(DataError, match=r"several splits \(test, train\), which must not be mixed. .*/train\*`"):
+        list(rows_of("~"))
 
 
 def test_a_directory_without_data_says_what_it_expected(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ class FieldMap(Spec):
     """Field of the difficulty class, for the breakdown in the report."""
     system: str | None = None
     """Field of the system message."""
+    metadata: str | None = None
+    """Field of what the grader checks by beside the answer: for `code` the tests, else what `metadata` holds in
+    docs/graders.md."""
 
 
 class FileSource(Spec):

@@ -20,7 +20,7 @@ class PrepareStage(StageSpec):
     """Load, deduplicate, decontaminate and split examples."""
 
     makes: ClassVar[Kind] = "examples"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     type: Literal["prepare"]
     source: DataSource
     """Where the examples come from."""

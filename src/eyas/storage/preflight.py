@@ -150,7 +150,7 @@ def _label_tokens(
         for mode in modes
     ]
     count = sum(len(label.completion_ids) for label in labels if label is not None)
-    if answered and count == 0:
+    if answered and modes and count == 0:
         raise PairMismatch(
             f"none of {len(answered)} sampled references yields a completion in the modes {list(modes)}: reasoning "
             "needs `reasoning` beside the answer. Add it, or leave the reasoning mode out of the recipe."

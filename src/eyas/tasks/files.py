@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from eyas.errors import DataError
 from eyas.recipe import FileSource
@@ -12,7 +11,8 @@ from eyas.records import Example, seed_for
 from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
 from eyas.storage.artifacts import sha256_of
 from eyas.tasks.mapping import BadRecords, examples_of
-from eyas.tasks.readers import count_rows, rows_of, shards_of
+from eyas.tasks.readers import count_rows, rows_of
+from eyas.tasks.shards import shards_of
 
 
 def read_file(source: FileSource, *, test: bool = False, bad: BadRecords | None = None) -> Iterator[Example]:
@@ -21,7 +21,7 @@ def read_file(source: FileSource, *, test: bool = False, bad: BadRecords | None 
     Raises: DataError, with file and line (record or row, where the kind has no lines).
     """
     name = source.test_path if test and source.test_path is not None else source.path
-    return examples_of(rows_of(Path(name).expanduser()), source, name=name, bad=bad, every_field=not test)
+    return examples_of(rows_of(name), source, name=name, bad=bad, every_field=not test)
 
 
 def content_hashes(source: FileSource) -> list[str]:
@@ -33,7 +33,7 @@ def content_hashes(source: FileSource) -> list[str]:
     for name in (source.path, source.test_path):
         if name is not None:
             try:
-                found += [sha256_of(shard) for shard in shards_of(Path(name).expanduser())]
+                found += [sha256_of(shard) for shard in shards_of(name)]
             except OSError as error:
                 raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
     return found
@@ -72,8 +72,8 @@ def expected_rows(source: FileSource, *, split: str) -> int:
     Raises: DataError, if the file cannot be read.
     """
     if source.test_path is not None and split == "test":
-        return count_rows(Path(source.test_path).expanduser())
+        return count_rows(source.test_path)
     test_percent = TEST_PERCENT if source.test_path is None else 0
     percent = {"test": test_percent, "validation": VALIDATION_PERCENT}
     percent["train"] = 100 - sum(percent.values())
-    return round(count_rows(Path(source.path).expanduser()) * percent[split] / 100)
+    return round(count_rows(source.path) * percent[split] / 100)

@@ -8,9 +8,11 @@ from typing import Any
 
 from eyas.errors import DataError
 from eyas.recipe import FieldMap, FileSource, HubSource
+from eyas.recipe.graders import grader_spec
 from eyas.records import Example
 from eyas.tasks.readers import Row
-from eyas.tasks.records import example_of
+from eyas.tasks.records import SCHEMA_KEYS, example_of
+from eyas.tasks.texts import shown_keys
 
 
 @dataclass
@@ -34,7 +36,7 @@ def examples_of(
     Raises: DataError, at the first malformed row if `max_bad_share` is 0, otherwise at the end if there were more; at
     the end too, if no row has one of the `fields` (only the prompt's and the answer's count without `every_field`).
     """
-    named = {} if source.fields is None else _named(source.fields)
+    named = {} if source.fields is None else _named(source.fields, grader=source.grader)
     unseen = {theirs for ours, theirs in named.items() if every_field or ours in ("prompt", "completion")}
     total = malformed = 0
     first = ""
@@ -66,11 +68,11 @@ def _example(row: object, named: dict[str, str], *, grader: str, where: str) -> 
     if isinstance(row, DataError):
         raise row
     if named and isinstance(row, dict):
-        row, where = _renamed(row, named, where=where), f"{where} (by `fields`)"
+        row, where = _renamed(row, named, grader=grader, where=where), f"{where} (by `fields`)"
     return example_of(row, grader=grader, where=where)
 
 
-def _named(fields: FieldMap) -> dict[str, str]:
+def _named(fields: FieldMap, *, grader: str) -> dict[str, str]:
     """Key of the `prompt`/`completion` schema -> key of the row."""
     wanted = {
         "prompt": fields.prompt,
@@ -78,12 +80,16 @@ def _named(fields: FieldMap) -> dict[str, str]:
         "reasoning": fields.reasoning,
         "level": fields.level,
         "system": fields.system,
+        "tests" if grader == "code" else "metadata": fields.metadata,
     }
     return {ours: theirs for ours, theirs in wanted.items() if theirs is not None}
 
 
-def _renamed(row: dict[str, Any], named: dict[str, str], *, where: str) -> dict[str, Any]:
+def _renamed(row: dict[str, Any], named: dict[str, str], *, grader: str, where: str) -> dict[str, Any]:
+    """The row in the `prompt`/`completion` schema; other fields are kept for graders that want more than an answer."""
     if named["prompt"] not in row:
-        found = ", ".join(map(str, list(row)[:8])) or "none"
-        raise DataError(f"{where}: expected `{named['prompt']}` (`fields.prompt`), found the keys: {found}.")
-    return {ours: row.get(theirs) for ours, theirs in named.items()}
+        raise DataError(f"{where}: expected `{named['prompt']}` (`fields.prompt`), found the keys: {shown_keys(row)}.")
+    spec = grader_spec(grader)
+    more = grader == "choice" or (spec is not None and spec.needs_metadata)
+    kept = {key: row[key] for key in row if key not in SCHEMA_KEYS} if more else {}
+    return kept | {ours: row.get(theirs) for ours, theirs in named.items()}

@@ -1,8 +1,9 @@
 """Rows of local data files, streamed: JSON Lines, a JSON array, CSV, TSV, Parquet, and a directory of shards.
 
-The file's name decides its kind; `.gz` after a text kind is decompressed on the way. A record that cannot be read is
-given as the DataError that says so, so that the caller decides whether it ends the reading; what makes the rest of a
-file unreadable (a broken archive, a cut Parquet footer) is raised.
+The file's name decides its kind (an array is known by its first bracket, a table's delimiter by its header); `.gz`
+after a text kind is decompressed on the way. A record that cannot be read is given as the DataError that says so, so
+that the caller decides whether it ends the reading; what makes the rest of a file unreadable (a broken archive, a cut
+Parquet footer) is raised.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-import json
+import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -20,20 +22,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eyas.errors import DataError
-from eyas.tasks.json_array import array_elements
+from eyas.tasks.json_array import DECODER, array_elements, json_problem
+from eyas.tasks.shards import HEAD_BYTES, head_of, kind_of, refuse_foreign, shards_of
 
 Row = tuple[str, object]
 """Where a record stands, and the record or the DataError that says why it could not be read."""
-KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-"""Suffix to kind; a file with any other name is read as JSON Lines."""
 LONGEST_RECORD = 64 * 2**20
 """Bytes of a line, a CSV field or an array's element beyond which it is not one record: what memory must hold."""
 BATCH_ROWS, BUFFER_BYTES = 256, 2**20
 """Of a Parquet file, held at a time: memory does not grow with its row groups."""
 
 
-def rows_of(path: Path) -> Iterator[Row]:
-    """All rows of a file, or of a directory's shards in the order of their names.
+_ARRAY, _ARRAY_OF_OBJECTS = re.compile(rb"\s*\["), re.compile(rb"\s*\[\s*\{")
+_ONE_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{[ \t]*\r?\n")
+
+
+def rows_of(path: Path | str) -> Iterator[Row]:
+    """All rows of a file, or of shards in the order of their names.
 
     Raises: DataError, naming the file, if it cannot be read on or holds no records.
     """
@@ -44,44 +49,17 @@ def rows_of(path: Path) -> Iterator[Row]:
                 found = True
                 yield row
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{shard}: cannot be read ({_first_line(error)}).") from error
+            raise DataError(_unreadable(shard, error)) from error
     if not found:
         raise DataError(f"{path}: holds no records. Expected one JSON object a line, or the rows of a table.")
 
 
-def shards_of(path: Path) -> list[Path]:
-    """The file itself, or the data files right inside a directory, sorted by name. Other files there are ignored.
-
-    Raises: DataError, if a directory holds no data files or several kinds of them.
-    """
-    if not path.is_dir():
-        return [path]
-    found = sorted(item for item in path.iterdir() if item.is_file() and _suffix(item) in KINDS)
-    shards = [item for item in found if not item.name.startswith(".")]
-    kinds = sorted({kind_of(item) for item in shards})
-    if not shards:
-        raise DataError(f"{path}: holds no data files. Expected shards named *{', *'.join(KINDS)} right inside it.")
-    if len(kinds) > 1:
-        raise DataError(f"{path}: holds {' and '.join(kinds)} files. Keep shards of one kind, or name one file.")
-    return shards
-
-
-def count_rows(path: Path) -> int:
+def count_rows(path: Path | str) -> int:
     """How many rows a file or directory has, malformed ones included; of JSON Lines and Parquet without parsing them.
 
     Raises: DataError, if it cannot be read.
     """
     return sum(_count(shard) for shard in shards_of(path))
-
-
-def kind_of(path: Path) -> str:
-    """`jsonl`, `json`, `csv`, `tsv` or `parquet`, by the file's name."""
-    return KINDS.get(_suffix(path), "jsonl")
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower()
-    return Path(name.removesuffix(".gz")).suffix
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -90,12 +68,15 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from _parquet(path)
         return
     with _opened(path) as file:
-        if kind == "json" and _begins_with(file, b"["):
+        head = head_of(file, path)
+        if kind in {"csv", "tsv"}:
+            yield from _table(file, path, delimiter="," if kind == "csv" else "\t")
+        elif _is_array(head, kind):
             for number, element in enumerate(array_elements(file, name=str(path), longest=LONGEST_RECORD), start=1):
                 yield f"{path}, record {number}", element
-        elif kind in {"csv", "tsv"}:
-            yield from _table(file, path, delimiter="," if kind == "csv" else "\t")
         else:
+            if kind == "json" and _ONE_OBJECT.match(head):
+                raise DataError(f"{path}: one JSON object over several lines. Expected an array of objects, or lines.")
             for number, line in _lines(file, path):
                 if line.strip():
                     where = f"{path}, line {number}"
@@ -106,11 +87,10 @@ def _opened(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
-def _begins_with(file: IO[bytes], mark: bytes) -> bool:
-    """Whether the file's first character that is no space is `mark`; the file is at its start afterwards."""
-    begins = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip().startswith(mark)
-    file.seek(0)
-    return begins
+def _is_array(head: bytes, kind: str) -> bool:
+    """In a `.json` a bracket tells; a line of JSON Lines may be a misplaced list, so there an object must follow."""
+    begins = head.removeprefix(codecs.BOM_UTF8)
+    return (_ARRAY if kind == "json" else _ARRAY_OF_OBJECTS).match(begins) is not None
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
@@ -124,19 +104,24 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parsed(line: bytes, *, where: str) -> object:
     try:
-        parsed: object = json.loads(line.decode())
+        parsed: object = DECODER.decode(line.decode())
     except UnicodeDecodeError as error:
         return DataError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}).")
     except (ValueError, RecursionError) as error:
-        return DataError(f"{where}: not JSON ({error}). Each line must be one whole JSON object.")
+        return DataError(f"{where}: not JSON ({json_problem(error)}). Each line must be one whole JSON object.")
     return parsed
 
 
 def _table(file: IO[bytes], path: Path, *, delimiter: str) -> Iterator[Row]:
-    """Rows as column -> text, None for an empty cell. The first row names the columns."""
+    """Rows as column -> text, None for an empty cell. The first row names the columns; one without a name is left out.
+
+    A header without the `delimiter` is read by the one that it has: spreadsheets write semicolons in many countries.
+    """
     csv.field_size_limit(LONGEST_RECORD)
     text = (line.decode(errors="surrogateescape") for _, line in _lines(file, path))
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    header = next(text, "")
+    delimiter = next((found for found in (delimiter, ",", ";", "\t") if found in header), delimiter)
+    reader = csv.reader(chain([header], text), delimiter=delimiter, strict=True)
     columns: list[str] | None = None
     while True:
         where = f"{path}, line {reader.line_num + 1}"
@@ -157,7 +142,7 @@ def _table(file: IO[bytes], path: Path, *, delimiter: str) -> Iterator[Row]:
 
 def _header(cells: list[str], *, where: str) -> list[str]:
     names = [cell.strip() for cell in cells]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
         raise DataError(f"{where}: the header names {repeated[0]!r} more than once. Give each column its own name.")
     return names
 
@@ -169,17 +154,26 @@ def _cells(cells: list[str], columns: list[str], *, where: str) -> object:
         "".join(cells).encode()
     except UnicodeEncodeError:
         return DataError(f"{where}: not UTF-8.")
-    return {name: cell or None for name, cell in zip(columns, cells, strict=True)}
+    return {name: cell or None for name, cell in zip(columns, cells, strict=True) if name}
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     number = 0
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head.startswith(b"PAR1"):
+        refuse_foreign(head, path)
     try:
-        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
+        with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as table:
+            names = table.schema_arrow.names
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise DataError(f"{path}: two columns are called {repeated[0]!r}. Give each its own name.")
+            for batch in table.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
+    except DataError:
+        raise
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise DataError(f"{path}, after row {number}: not readable as Parquet ({_first_line(error)}).") from error
 
@@ -192,10 +186,18 @@ def _count(path: Path) -> int:
                 return int(table.metadata.num_rows)
         if kind == "jsonl":
             with _opened(path) as file:
+                if _is_array(head_of(file, path), kind):
+                    return sum(1 for _ in _rows(path))
                 return sum(1 for _, line in _lines(file, path) if line.strip())
     except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({_first_line(error)}).") from error
+        raise DataError(_unreadable(path, error)) from error
     return sum(1 for _ in rows_of(path))
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    missing = isinstance(error, FileNotFoundError)
+    advice = " Give a file or directory of this machine; data sets of the hub are `type: hub`." if missing else ""
+    return f"{path}: cannot be read ({_first_line(error)}).{advice}"
 
 
 def _first_line(error: Exception) -> str:

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from decimal import Decimal
-from math import isfinite
 from typing import Any
 
 from eyas.errors import DataError
 from eyas.recipe.graders import function_of
 from eyas.records import Example
+from eyas.tasks.chats import Turns, chat_turns
+from eyas.tasks.choices import choices_of, letter_of, listed
 from eyas.tasks.code import code_example
+from eyas.tasks.references import split_reference
+from eyas.tasks.texts import optional_text, shown_keys, text_of
 
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
-"""GSM8K's calculator annotations."""
-_GSM8K_ANSWER = re.compile(r"####[ \t]*([^\n]*)\Z")
-"""In the last line only: elsewhere `####` is a Markdown heading."""
+_REPLIES = ("answer", "completion", "response", "output")
 _PROMPTS = {
     "messages": (),
     "conversations": (),
-    "question": ("answer", "completion"),
-    "prompt": ("answer", "completion"),
-    "instruction": ("output",),
+    "question": _REPLIES,
+    "prompt": _REPLIES,
+    "instruction": ("output", "response", "completion", "answer"),
 }
 """What tells a schema -> where its reference is; a chat ends with it."""
 _CHATS = ("messages", "conversations")
-_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-"""Roles of chat messages and of ShareGPT's `conversations` -> the role in a prompt."""
+SCHEMA_KEYS = {*_PROMPTS, *_REPLIES, "input", "context", "system", "reasoning", "level"}
+"""Keys that mean something in some schema."""
+_LIKE_PROMPTS = ("question", "prompt", "problem", "query", "instruction", "input", "task", "text", "conversation")
+_LIKE_ANSWERS = ("answer", "solution", "response", "completion", "output", "target", "label", "gold", "reply")
+"""Names that prompts and answers go by elsewhere, likeliest first: what an error proposes, never what is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """What a schema finds in a row, as text."""
 
-    prompt: tuple[tuple[str, str], ...]
+    prompt: Turns
     reference: str | None
     reasoning: str | None = None
 
@@ -53,21 +54,17 @@ def example_of(row: object, *, grader: str, where: str) -> Example:
     if grader == "code":
         return code_example(row, where=where)
     parts = _parts(row, where=where)
-    reasoning = _optional(row, "reasoning", where=where) or parts.reasoning
+    reasoning = optional_text(row, "reasoning", where=where) or parts.reasoning
     answer = parts.reference
     if answer is not None:
-        answer, reasoning = _split_reference(answer, reasoning, where=where)
-        if not answer:
-            raise DataError(
-                f"{where}: the reference has no final answer (an empty text or nothing after its reasoning)."
-            )
+        answer, reasoning = split_reference(answer, reasoning, where=where)
     return Example(
         key=" ".join(" ".join(text.split()) for _, text in parts.prompt),
         prompt=parts.prompt,
         answer=answer,
         reasoning=reasoning,
         grader=grader,
-        level=_optional(row, "level", where=where) or "",
+        level=optional_text(row, "level", where=where) or "",
         metadata=_metadata(row, grader, where=where),
     )
 
@@ -79,92 +76,55 @@ def _metadata(row: dict[str, Any], grader: str, *, where: str) -> str:
     else:
         value = row.get("metadata") if grader == "instructions" or function_of(grader) is not None else None
     try:
-        return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+        if isinstance(value, str):
+            return value if text_of(row, "metadata", where=where) else ""
+        return "" if value is None else json.dumps(value)
     except TypeError as error:
         raise DataError(f"{where}: `metadata` must be text or JSON ({error}).") from error
+
+
+def _advice(row: dict[str, Any]) -> str:
+    """The `fields` line that this record's keys suggest."""
+    known = {key.lower(): key for key in row if isinstance(key, str) and key.isidentifier() and row[key] is not None}
+    guessed = {
+        ours: next((known[name] for name in names if name in known), "…")
+        for ours, names in {"prompt": _LIKE_PROMPTS, "answer": _LIKE_ANSWERS}.items()
+    }
+    fields = ", ".join(f"{ours}: {theirs}" for ours, theirs in guessed.items())
+    holding = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(row) == 1 and holding:
+        return f"If `{shown_keys(holding)}` are the records, save that list alone."
+    return (
+        f"Say what they are called in the recipe's source, for instance `fields: {{{fields}}}` "
+        f"(`eyas init --fields {fields.replace(': ', '=').replace(', ', ',')}` writes it)."
+    )
 
 
 def _parts(row: dict[str, Any], *, where: str) -> _Parts:
     present = [name for name in _PROMPTS if name in row]
     if not present:
-        found = ", ".join(map(str, list(row)[:8])) or "none"
         raise DataError(
-            f"{where}: expected one of `{'`, `'.join(_PROMPTS)}`, found the keys: {found}. "
-            "Say what they are with `fields` in the recipe's source: {prompt: …, answer: …}."
+            f"{where}: expected one of `{'`, `'.join(_PROMPTS)}`, found the keys: {shown_keys(row)}. {_advice(row)}"
         )
     # Tables that join several schemas hold null where a row is of another one.
     name = next((name for name in present if row[name] is not None), present[0])
-    system = _optional(row, "system", where=where)
+    system = optional_text(row, "system", where=where)
     field = next((key for key in _PROMPTS[name] if row.get(key) is not None), None)
     if name in _CHATS or isinstance(row[name], list):
         turns = row[name]
         if field is not None and isinstance(turns, list):
             reply = row[field]
             turns = [*turns, *(reply if isinstance(reply, list) else [{"role": "assistant", "content": reply}])]
-        return _chat(turns, name=name, system=system, where=where)
-    text = _text(row, name, where=where)
-    if name == "instruction" and str(row.get("input") or "").strip():
-        text += "\n\n" + _text(row, "input", where=where)
-    reference = None if field is None else _text(row, field, where=where)
-    return _Parts(prompt=(*_system(system), ("user", text)), reference=reference)
-
-
-def _system(text: str | None) -> tuple[tuple[str, str], ...]:
-    return () if text is None else (("system", text),)
-
-
-def _optional(row: dict[str, Any], field: str, *, where: str) -> str | None:
-    return None if row.get(field) is None else _text(row, field, where=where)
-
-
-def _text(row: dict[str, Any], field: str, *, where: str) -> str:
-    value = row[field]
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        if not isfinite(value):
-            raise DataError(f"{where}: `{field}` must be text or a finite number, found {value}.")
-        value = str(value)
-    if not isinstance(value, str):
-        found = "nothing" if value is None else type(value).__name__
-        raise DataError(f"{where}: `{field}` must be text, found {found}.")
-    if not value.strip():
-        raise DataError(f"{where}: `{field}` is empty.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: `{field}` holds half a character (\\u{ord(value[error.start]):04x}).") from error
-    return value.strip()
-
-
-def _chat(value: object, *, name: str, system: str | None, where: str) -> _Parts:
-    """Turns of a chat; the last one is the reference, if it is the assistant's."""
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: `{name}` must be a list that is not empty.")
-    turns: list[tuple[str, str]] = []
-    for number, message in enumerate(value, start=1):
-        sharegpt = isinstance(message, dict) and message.get("from") is not None
-        speaker, said = ("from", "value") if sharegpt else ("role", "content")
-        role = _ROLES.get(str(message.get(speaker))) if isinstance(message, dict) else None
-        if role is None:
-            raise DataError(f"{where}: message {number} needs a `{speaker}` out of {', '.join(_ROLES)} and a `{said}`.")
-        turns.append((role, _text({said: None, **message}, said, where=f"{where}, message {number}")))
-    reference = reasoning = None
-    if turns[-1][0] == "assistant":
-        reference = turns.pop()[1]
-        reasoning = _optional(value[-1], "reasoning_content", where=f"{where}, message {len(value)}")
-    if not turns or turns[-1][0] != "user":
-        raise DataError(f"{where}: the last message before the reference must be the user's.")
-    before = () if turns[0][0] == "system" else _system(system)
-    return _Parts(prompt=(*before, *turns), reference=reference, reasoning=reasoning)
-
-
-def _split_reference(text: str, reasoning: str | None, *, where: str) -> tuple[str, str | None]:
-    """The final answer and the reasoning; one that a field of its own gives wins over one inside the text."""
-    steps, closed, rest = text.partition("</think>")
-    if closed:
-        reasoning = reasoning or steps.replace("<think>", "", 1).strip() or None
-        text = rest.strip()
-    elif text.startswith("<think>"):
-        raise DataError(f"{where}: `<think>` opens and never closes, so there is no final answer.")
-    if gsm8k := _GSM8K_ANSWER.search(text):
-        return gsm8k[1].strip(), reasoning or _CALCULATOR.sub("", text[: gsm8k.start()]).strip() or None
-    return text, reasoning
+        return _Parts(*chat_turns(turns, name=name, system=system, where=where))
+    text = text_of(row, name, where=where)
+    if name == "instruction":
+        inputs = (optional_text(row, given, where=where) for given in ("input", "context"))
+        text = "\n\n".join(filter(None, [text, *inputs]))
+    if choices := choices_of(row):
+        text += "\n\n" + listed(choices, where=where)
+        answer = row.get("answerKey") if field is None else row[field]
+        reference = None if answer is None else letter_of(answer, choices, row, where=where)
+    else:
+        reference = None if field is None else text_of(row, field, where=where)
+    first = () if system is None else (("system", system),)
+    return _Parts(prompt=(*first, ("user", text)), reference=reference)
