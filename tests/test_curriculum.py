@@ -16,6 +16,7 @@ from eyas.curriculum import (
     pass_rates,
     training_order,
 )
+from eyas.errors import DataError
 from eyas.recipe import CurriculumSpec, WindowSpec
 from eyas.records import Mode, SequenceRecord
 
@@ -49,6 +50,37 @@ def test_frontier_weights_are_p_one_minus_p_over_their_mean() -> None:
     # 0.5·0.5 = 0.25 and 0.2·0.8 = 0.16, mean 0.205; c is unknown.
     weights = frontier_weights(keys, {("a", "fast"): 0.5, ("b", "fast"): 0.2})
     assert weights == pytest.approx([0.25 / 0.205, 0.16 / 0.205, 1.0])
+
+
+def test_a_tie_of_the_teachers_answers_is_no_pseudo_answer() -> None:
+    teacher = [rollout("a", answer="7"), rollout("a", answer="8"), rollout("b", answer="1"), rollout("c", answer=None)]
+    assert majority_answers(teacher) == {("b", "fast"): "1"}
+    found = pass_rates([rollout("a", answer="7"), rollout("b", answer=None)], pseudo_answers=majority_answers(teacher))
+    # A completion that was cut has no answer and agrees with nobody.
+    assert (found.shares, found.unknown) == ({("b", "fast"): 0.0}, 1)
+
+
+def test_without_smoothing_rates_and_weights_are_paceds_as_counted() -> None:
+    def graded(example: str, right: int, of: int) -> list[SequenceRecord]:
+        return [rollout(example, grade=float(n < right)) for n in range(of)]
+
+    found = pass_rates([*graded("a", 2, 8), *graded("b", 0, 8), *graded("c", 2, 4)], pseudo_answers={}, smoothing=0)
+    keys: list[Key] = [("a", "fast"), ("b", "fast"), ("c", "fast")]
+    assert [found.rates[key] for key in keys] == [0.25, 0.0, 0.5]
+    # 3/16, 0 and 1/4: their mean is 7/48.
+    assert frontier_weights(keys, found.rates) == pytest.approx([9 / 7, 0.0, 12 / 7])
+
+
+@pytest.mark.parametrize("right", [0, 3, 8])
+def test_weights_of_equal_rates_are_one(right: int) -> None:
+    graded = [rollout(example, grade=float(n < right)) for example in "ab" for n in range(8)]
+    keys: list[Key] = [("a", "fast"), ("b", "fast")]
+    assert frontier_weights(keys, pass_rates(graded, pseudo_answers={}).rates) == pytest.approx([1.0, 1.0])
+
+
+def test_weights_that_are_all_zero_are_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"is 0 for all 2 sequences.*`curriculum.smoothing` above 0"):
+        frontier_weights([("a", "fast"), ("b", "fast")], {("a", "fast"): 0.0, ("b", "fast"): 1.0})
 
 
 def keys(reasoning: int, fast: int) -> list[tuple[str, Mode]]:
@@ -136,6 +168,24 @@ def test_competence_repeats_the_easiest_where_a_step_wants_more_than_there_are()
     order = ordered(keys(0, 10), ease=easing(10), steps=1, batch_size=7, order="competence", pacing={"initial": 0.3})
     assert Counter(order).keys() == {7, 8, 9}
     assert sorted(Counter(order).values()) == [2, 2, 3]
+
+
+@pytest.mark.parametrize("order", ["shuffle", "easy_to_hard", "hard_to_easy", "competence", "balanced"])
+def test_a_single_sequence_fills_every_step(order: str) -> None:
+    assert ordered(keys(0, 1), ease=easing(1), order=order, steps=3, batch_size=2) == [0] * 6
+
+
+@pytest.mark.parametrize("order", ["easy_to_hard", "hard_to_easy"])
+def test_of_equal_rates_every_epoch_is_another_shuffle(order: str) -> None:
+    ties: dict[Key, float] = {(f"f{i}", "fast"): 0.3 for i in range(30)}
+    drawn = ordered(keys(0, 30), ease=ties, order=order, steps=4, batch_size=15)
+    assert sorted(drawn[:30]) == sorted(drawn[30:]) == list(range(30))
+    assert drawn[:30] != drawn[30:] != list(range(30))
+
+
+def test_without_a_rate_a_sequence_stands_in_the_middle() -> None:
+    ease: dict[Key, float] = {("f0", "fast"): 0.9, ("f2", "fast"): 0.1}
+    assert ordered(keys(0, 3), ease=ease, order="easy_to_hard", steps=1, batch_size=3) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("bins", [2, 3, 5])

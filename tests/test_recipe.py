@@ -118,6 +118,7 @@ def test_a_match_counts_what_a_curriculum_and_sequences_cost_too() -> None:
         {
             "type": "distill",
             "model": "seqkd",
+            "rollout": {"samples_per_prompt": 4},
             "curriculum": {"weight": "frontier", "pseudo_answers": "teacher-rollouts"},
         },
         {"type": "sft", "name": "control", "model": "sft", "match_seconds": "distill"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from eyas.storage.artifacts import read_json
 ORDERED = {"difficulty": {"model": "sft"}, "order": "easy_to_hard"}
 
 
-def recipe(*curricula: dict[str, Any], **distill: Any) -> Recipe:
-    """An sft, one further sft per curriculum, and a distillation of two rounds."""
+def recipe(*curricula: dict[str, Any], before: Sequence[dict[str, Any]] = (), **distill: Any) -> Recipe:
+    """An sft, what is `before`, one further sft per curriculum, and a distillation of two rounds."""
     stages: list[dict[str, Any]] = [
         {"type": "prepare", "source": {"type": "arithmetic"}, "labelled": 10, "unlabelled": 10},
         {"type": "sft"},
+        *before,
         *({"type": "sft", "name": f"s{n}", "model": "sft", "curriculum": made} for n, made in enumerate(curricula)),
         {"type": "distill", "model": "sft", "rounds": 2, **distill},
     ]
@@ -102,8 +104,58 @@ def test_pass_rates_of_other_prompts_alone_are_refused() -> None:
         recipe(measuring("unlabelled"))
     with pytest.raises(RecipeError, match=r"'distill.1' trains on unlabelled prompts, but .*of labelled ones"):
         recipe(curriculum=measuring("labelled"))
-    recipe(measuring("labelled"), curriculum=measuring("unlabelled"))
+    recipe(measuring("labelled"), curriculum=measuring("all"))
     recipe(curriculum=measuring("labelled"), prefix="label")
+
+
+ANSWERS = {"type": "rollout", "name": "answers", "model": "teacher", "prefix": "teacher"}
+
+
+@pytest.mark.parametrize("answers", [ANSWERS, {"type": "synthesize", "name": "answers"}])
+def test_unlabelled_prompts_have_pass_rates_only_by_the_teachers_answers(answers: dict[str, Any]) -> None:
+    measured = {"difficulty": {"model": "sft", "prompts": "unlabelled"}, "order": "balanced"}
+    with pytest.raises(
+        RecipeError, match=r"'distill.1' wants pass rates of unlabelled.*nothing grades.*pseudo_answers"
+    ):
+        recipe(curriculum=measured)
+    with pytest.raises(RecipeError, match=r"'distill.1' wants .*\(from 'distill.1.rollout'\), which nothing grades"):
+        recipe(curriculum={"order": "balanced"})
+    measured |= {"pseudo_answers": "answers"}
+    recipe(before=[answers], curriculum=measured)
+    recipe(before=[answers], curriculum={"order": "balanced", "pseudo_answers": "answers"})
+    if answers is ANSWERS:
+        with pytest.raises(
+            RecipeError, match=r"'answers', its `pseudo_answers`, answers labelled ones.*`prompts: unlabelled`"
+        ):
+            recipe(before=[answers | {"prompts": "labelled"}], curriculum=measured)
+
+
+@pytest.mark.parametrize(("prefix", "whose"), [("teacher", "the teacher's"), ("label", "labels, not rollouts")])
+def test_a_distillation_on_others_completions_must_say_whose_pass_rates(prefix: str, whose: str) -> None:
+    with pytest.raises(RecipeError, match=rf"'distill.1' takes pass rates .* whose completions are {whose}.*to whom"):
+        recipe(prefix=prefix, rollout={"prompts": "all"}, curriculum={"order": "easy_to_hard"})
+    recipe(prefix=prefix, rollout={"prompts": "all"}, curriculum=ORDERED)
+
+
+def test_weights_of_a_single_completion_a_prompt_are_refused_for_they_are_all_alike() -> None:
+    weighted = {"weight": "frontier"}
+    with pytest.raises(RecipeError, match=r"'distill.1.rollout' has one completion a prompt.*`samples_per_prompt: 8`"):
+        recipe(rollout={"prompts": "all"}, curriculum=weighted)
+    recipe(rollout={"prompts": "all", "samples_per_prompt": 2}, curriculum=weighted)
+    recipe(rollout={"prompts": "all"}, curriculum=weighted | {"difficulty": {"model": "sft"}})
+
+
+def test_what_synthesis_kept_has_no_pass_rates_but_can_be_trained_on_with_those_of_others() -> None:
+    made = {"type": "synthesize", "name": "made", "prompts": "labelled"}
+    on = {"type": "sft", "name": "on", "sequences": "made", "model": "sft"}
+    with pytest.raises(
+        RecipeError, match=r"'made', which keeps one answer a prompt.*`curriculum.rollouts: made.rollout`"
+    ):
+        recipe(before=[made, on | {"curriculum": {"rollouts": "made", "order": "balanced"}}])
+    recipe(before=[made, on | {"curriculum": {"rollouts": "made.rollout", "order": "balanced"}}])
+    other = {"difficulty": {"model": "sft", "prompts": "unlabelled"}, "order": "balanced"}
+    with pytest.raises(RecipeError, match=r"'on' trains on labelled prompts, but .*are of unlabelled ones"):
+        recipe(before=[made, on | {"curriculum": other}])
 
 
 def test_the_rollouts_are_made_once_and_cached(small_recipe: Path, tmp_path: Path) -> None:
@@ -127,4 +179,5 @@ def test_the_rollouts_are_made_once_and_cached(small_recipe: Path, tmp_path: Pat
     for model in (tmp_path / "runs" / "artifacts").glob("sft-*"):
         facts = read_json(model / "manifest.json")["facts"]
         if facts["steps"] == 2:
-            assert facts["pass_rates"] == {"graded": 48, "pseudo": 0, "unknown": 0, "trained_without": 0}
+            known = {kind: facts["pass_rates"][kind] for kind in ("graded", "pseudo", "unknown", "trained_without")}
+            assert known == {"graded": 48, "pseudo": 0, "unknown": 0, "trained_without": 0}

@@ -104,6 +104,30 @@ def test_a_synthesize_stage_is_unfolded_into_its_rollout_and_the_choice() -> Non
     assert choice.references() == {"sequences": ("synthesize.rollout", "sequences")}
 
 
+def test_a_single_sample_without_a_grade_would_agree_with_itself() -> None:
+    with pytest.raises(RecipeError, match=r"one sample agrees with itself .*`prefix: teacher`"):
+        parse_recipe(recipe(samples_per_prompt=1))
+    parse_recipe(recipe(samples_per_prompt=1, prompts="labelled"))
+
+
+def test_answers_are_called_the_teachers_only_where_the_weights_go_back_to_it() -> None:
+    def source(model: str) -> str:
+        data = recipe(model=model)
+        tuned = [{"type": "sft", "name": f"{name}-sft", "model": name} for name in ("student", "teacher")]
+        stages = data["stages"]
+        assert isinstance(stages, list)
+        rollout = next(
+            stage
+            for stage in expand(parse_recipe(data | {"stages": [stages[0], *tuned, *stages[1:]]}))
+            if isinstance(stage, RolloutStage)
+        )
+        return rollout.prefix
+
+    assert [source(model) for model in ("teacher", "teacher-sft", "student", "student-sft")] == [
+        "teacher", "teacher", "student", "student",
+    ]  # fmt: skip
+
+
 def test_greedy_samples_are_all_alike_and_so_refused() -> None:
     with pytest.raises(RecipeError, match=r"sampling.temperature. above 0"):
         parse_recipe(recipe(sampling={"temperature": 0}))

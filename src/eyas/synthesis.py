@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eyas.curriculum import Key
+from eyas.curriculum import Key, majority
 from eyas.records import SequenceRecord
 
 
@@ -64,10 +64,5 @@ def synthesise(sequences: Sequence[SequenceRecord], *, min_agreement: float) -> 
 
 def _majority(sequences: Sequence[SequenceRecord], whole: Sequence[int], *, of: int) -> tuple[list[int], float]:
     """The completions with the most frequent answer, and their share of all `of` samples; none in a tie."""
-    votes = Counter(answer for i in whole if (answer := sequences[i].answer) is not None)
-    first = votes.most_common(2)
-    if not first:
-        return [], 0.0
-    answer, count = first[0]
-    tied = len(first) == 2 and first[1][1] == count
-    return [] if tied else [i for i in whole if sequences[i].answer == answer], count / of
+    answer, count = majority(sequences[i].answer for i in whole)
+    return [i for i in whole if answer is not None and sequences[i].answer == answer], count / of

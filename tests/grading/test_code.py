@@ -121,6 +121,11 @@ def test_the_block_that_defines_the_entry_point_is_taken() -> None:
     assert extract_answer(text, grader="code") == "f()\n"
 
 
+@pytest.mark.parametrize("text", ["", " \n", "```python\n```"])
+def test_no_program_is_no_answer(text: str) -> None:
+    assert extract_answer(text, grader="code") is None
+
+
 def test_verdicts_keep_the_order_of_the_answers_among_other_graders() -> None:
     number = Example(key="n", prompt=(("user", "1+1"),), answer="2")
     code = example(MBPP)

@@ -66,7 +66,19 @@ def test_the_window_drops_what_is_never_or_nearly_always_passed_and_counts_it(
     assert facts["dropped"] == {
         "pass_rate_below_window": 2, "pass_rate_above_window": 2, "longer_than_max_length": 0,
     }  # fmt: skip
-    assert facts["pass_rates"] == {"graded": 12, "pseudo": 0, "unknown": 0, "trained_without": 0}
+    spread = {"0": 2, "0.125": 1, "0.875": 1, "1": 2}
+    assert facts["pass_rates"] == {
+        "graded": 12, "pseudo": 0, "unknown": 0, "trained_without": 0, "weights": None,
+        "distribution": {"reasoning": spread, "fast": spread},
+    }  # fmt: skip
+
+
+def test_weights_are_normalised_over_what_the_window_leaves(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    given = inputs | {"pass_rates": measured(tmp_path / "rates", {1: 8, 2: 4, 3: 7, 4: 1})}
+    facts = sft.run(sft_stage(window={}, weight="frontier", smoothing=0), context(tmp_path / "sft", given))
+    # 1/2 · 1/2 = 16/64 once and 7/8 · 1/8 = 7/64 twice, mean 10/64.
+    assert facts["pass_rates"]["weights"] == pytest.approx([0.7, 1.6])
+    assert facts["sequences"] == 3
 
 
 def test_a_window_that_leaves_nothing_says_what_to_widen(inputs: dict[str, Artifact], tmp_path: Path) -> None:

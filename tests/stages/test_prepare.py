@@ -182,8 +182,28 @@ def test_a_file_too_small_for_a_test_split_is_an_error_that_says_what_to_do(tmp_
 
 
 def test_a_file_without_answers_cannot_be_tested_on(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no test examples: all .* were dropped \(\d+ no_answer_to_grade_by\)"):
+    wanted = r"no test examples: all .* \(\d+ no_answer_to_grade_by\).*`test_path`.* 400 to ±5.*docs/synthesize.md"
+    with pytest.raises(DataError, match=wanted):
         prepared(tmp_path, file_source(tmp_path, [{"prompt": f"{number}+1"} for number in range(200)]))
+
+
+def test_prompts_alone_are_validated_on_without_answers_where_a_test_file_has_some(tmp_path: Path) -> None:
+    source = file_source(tmp_path, [{"prompt": f"{number}+1"} for number in range(400)])
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(1000, 1040)))
+    run = prepared(
+        tmp_path,
+        source | {"test_path": str(tmp_path / "test.jsonl")},
+        labelled=0,
+        unlabelled=300,
+        validation=10,
+        test=30,
+    )
+    assert {split: len(run[split]) for split in ("labelled", "unlabelled", "validation", "test")} == {
+        "labelled": 0, "unlabelled": 300, "validation": 10, "test": 30,
+    }  # fmt: skip
+    assert run.facts["answered_validation"] == 0
+    assert not {example.id for example in run["validation"]} & {example.id for example in run["unlabelled"]}
+    assert all(example.answer is not None for example in run["test"])
 
 
 def test_answers_that_their_grader_cannot_read_are_found_before_any_training(tmp_path: Path) -> None:

@@ -69,6 +69,51 @@ def test_agreement_is_right_more_often_than_a_sample_and_grades_spend_no_hidden_
     assert trained["steps"] == 2
 
 
+def test_a_file_of_prompts_alone_trains_a_student_and_ranks_its_prompts(tmp_path: Path) -> None:
+    """Answered problems are in the test file only: labels, pass rates and the divergence come from the teacher."""
+    sums = [f"{first}{sign}{second}" for first in range(11, 51) for second in (17, 38) for sign in "+-"]
+    rows = [{"prompt": text} for text in sums]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tests = [{"prompt": f"{number}+41", "answer": str(number + 41)} for number in range(40, 48)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tests))
+    source = {"type": "file", "path": str(tmp_path / "prompts.jsonl"), "test_path": str(tmp_path / "test.jsonl")}
+    sampling = {"max_completion_tokens": 12}
+    stages = [
+        {"type": "prepare", "source": source, "labelled": 0, "unlabelled": 32, "validation": 4, "test": 8},
+        {"type": "synthesize", "samples_per_prompt": 4, "modes": ["fast"], "sampling": sampling},
+        {
+            "type": "sft", "sequences": "synthesize", "modes": {"fast": 1}, "training": {"steps": 2, "batch_size": 8},
+            "curriculum": {
+                "difficulty": {"model": "student", "prompts": "unlabelled", "modes": ["fast"], "sampling": sampling},
+                "pseudo_answers": "synthesize", "weight": "frontier", "order": "competence",
+            },
+        },
+        {
+            "type": "evaluate", "models": {"sft": "sft"}, "modes": ["fast"], "divergence_prompts": 2,
+            "sampling": sampling | {"temperature": 0},
+        },
+        {"type": "report"},
+    ]  # fmt: skip
+    run_recipe(parse_recipe(RECIPE | {"stages": stages}), recipe_text="", workspace=tmp_path, progress=silent)
+    run = tmp_path / "synthetic"
+    index = {name: run / path for name, path in json.loads((run / "index.json").read_text()).items()}
+    facts = {name: json.loads((path / "manifest.json").read_text())["facts"] for name, path in index.items()}
+    assert facts["prepare"]["counts"] == {"labelled": 0, "unlabelled": 32, "validation": 4, "test": 8, "off_task": 0}
+    assert facts["synthesize"]["verified"] == 0
+    assert facts["synthesize"]["agreed"] == facts["sft"]["sequences"] > 8
+    rates = facts["sft"]["pass_rates"]
+    assert (rates["graded"], rates["pseudo"], rates["trained_without"]) == (0, facts["synthesize"]["agreed"], 0)
+    assert facts["evaluate.sft"]["accuracy"]["fast"]["n"] == 8
+    assert facts["evaluate.sft"]["divergence"]["teacher"]["value"] > 0
+    page = (index["report"] / "report.html").read_text()
+    assert "SFT on the teacher’s completions" in page
+    assert "curriculum SFT on labels" not in page
+
+    stages[2] = stages[2] | {"select": "best", "sampling": sampling | {"temperature": 0}}
+    with pytest.raises(DataError, match=r"none of the 4 validation examples has an answer. Set `select: last`"):
+        run_recipe(parse_recipe(RECIPE | {"stages": stages}), recipe_text="", workspace=tmp_path, progress=silent)
+
+
 def test_a_teacher_that_never_agrees_is_one_clear_error(tmp_path: Path, tiny_student: Path) -> None:
     stages = RECIPE["stages"]
     assert isinstance(stages, list)

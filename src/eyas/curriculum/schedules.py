@@ -100,9 +100,10 @@ def _paced(eases: Mapping[int, float], *, spec: CurriculumSpec, seed: int, draws
     random = Random(seed_for(seed, "competence"))
     for step, wanted in enumerate(draws):
         share = competence(step, steps=spec.pacing.until * len(draws), initial=spec.pacing.initial)
-        pool = ordered[: max(1, ceil(share * len(ordered)))]
-        rounds, rest = divmod(wanted, len(pool))
-        yield from pool * rounds + random.sample(pool, rest)
+        eligible = max(1, ceil(share * len(ordered)))
+        rounds, rest = divmod(wanted, eligible)
+        yield from ordered[:eligible] * rounds
+        yield from (ordered[rank] for rank in random.sample(range(eligible), rest))
 
 
 def _balanced(eases: Mapping[int, float], *, bins: int, seed: int) -> Iterator[int]:

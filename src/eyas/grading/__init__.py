@@ -60,7 +60,8 @@ GRADERS = {
 def extract_answer(text: str, *, grader: str) -> str | None:
     """Final answer of a completion's answer part, normalised so that equal answers compare equal; None if none."""
     known = GRADERS.get(grader)
-    return extract_exact(text) if known is None else known.extract(text)
+    found = extract_exact(text) if known is None else known.extract(text)
+    return found if found is not None and found.strip() else None
 
 
 def can_grade(example: Example) -> bool:

@@ -70,7 +70,10 @@ class CurriculumSpec(Spec):
     bins: int = Field(default=3, ge=2)
     """Equally large groups of like difficulty that `order: balanced` takes turns between; 3 is terciles."""
     weight: Literal["uniform", "frontier"] = "uniform"
-    """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178), p smoothed as (correct+1)/(n+2)."""
+    """`frontier`: p(1-p) divided by its mean (PACED, arXiv 2603.11178)."""
+    smoothing: float = Field(default=1.0, ge=0)
+    """s in p = (correct + s) / (n + 2s), for `weight` and `order`. 0 is PACED's p as counted, which leaves examples
+    that are always or never right without weight; 1, a flat prior, leaves them 0.36 of the most at 8 rollouts."""
 
     @model_validator(mode="after")
     def _one_measurement(self) -> CurriculumSpec:

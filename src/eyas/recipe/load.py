@@ -16,7 +16,7 @@ from eyas.recipe.explain import explain
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
 from eyas.recipe.stage import Kind, RolloutSpec
-from eyas.recipe.stages import DistillStage, EvaluateStage, RolloutStage, ScoreStage, Stage, SynthesizeStage
+from eyas.recipe.stages import DistillStage, EvaluateStage, RolloutStage, ScoreStage, SftStage, Stage, SynthesizeStage
 
 
 class Recipe(Spec):
@@ -101,7 +101,7 @@ def expand(recipe: Recipe) -> tuple[Stage, ...]:
         if isinstance(stage, DistillStage) and stage.scores is None:
             stages += _expand_distill(stage)
         elif isinstance(stage, SynthesizeStage) and stage.sequences is None:
-            stages += _expand_synthesize(stage)
+            stages += _expand_synthesize(stage, prefix=_descent(recipe, stage.model))
         elif isinstance(stage, EvaluateStage):
             stages += _expand_evaluate(stage, has_teacher=recipe.teacher is not None)
         else:
@@ -133,9 +133,17 @@ def _expand_distill(stage: DistillStage) -> list[Stage]:
     return made
 
 
-def _expand_synthesize(stage: SynthesizeStage) -> list[Stage]:
+def _descent(recipe: Recipe, name: str) -> Literal["teacher", "student"]:
+    """Whose weights a model goes back to."""
+    models = {stage.name: stage.model for stage in recipe.stages if isinstance(stage, SftStage | DistillStage)}
+    while name in models:
+        name = models.pop(name)  # so that one that names itself, an error found later, ends here
+    return "teacher" if name == "teacher" else "student"
+
+
+def _expand_synthesize(stage: SynthesizeStage, *, prefix: Literal["teacher", "student"]) -> list[Stage]:
     rollout = RolloutStage(
-        type="rollout", name=f"{stage.name}.rollout", model=stage.model, data=stage.data, prefix="teacher",
+        type="rollout", name=f"{stage.name}.rollout", model=stage.model, data=stage.data, prefix=prefix,
         **{field: getattr(stage, field) for field in RolloutSpec.model_fields},
     )  # fmt: skip
     return [rollout, stage.model_copy(update={"sequences": rollout.name})]

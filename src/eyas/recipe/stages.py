@@ -29,7 +29,8 @@ class PrepareStage(StageSpec):
     unlabelled: int = Field(default=0, ge=0)
     """Training prompts whose answers are removed here and never seen again."""
     validation: int = Field(default=200, ge=1)
-    """Examples for choosing checkpoints and measuring divergence."""
+    """Examples for choosing checkpoints and measuring divergence. Where the source has no answered ones, prompts
+    alone, which are enough for the divergence."""
     test: int = Field(default=1000, ge=1)
     """Held-out examples for the report."""
     off_task: Annotated[PlainSource, Field(discriminator="type")] | None = None
@@ -42,7 +43,7 @@ class SftStage(StageSpec):
     """Supervised fine-tuning: cross-entropy on completions of labelled examples, or of given sequences."""
 
     makes: ClassVar[Kind] = "model"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     type: Literal["sft"]
     model: str = "student"
     """`student`, or the stage whose weights to start from."""
@@ -145,6 +146,11 @@ class SynthesizeStage(RolloutSpec, StageSpec):
     def _choice(self) -> SynthesizeStage:
         if self.samples_per_prompt > 1 and self.sampling.temperature == 0:
             raise ValueError("`synthesize` chooses among different samples: give `sampling.temperature` above 0")
+        if self.samples_per_prompt == 1 and self.prompts != "labelled":
+            raise ValueError(
+                "one sample agrees with itself whatever it says: give `samples_per_prompt` above 1, or take the "
+                "teacher's answers unchecked by a `rollout` stage with `prefix: teacher`"
+            )
         return self
 
     def references(self) -> dict[str, tuple[str, Kind]]:
@@ -183,7 +189,7 @@ class DistillStage(StageSpec):
     """
 
     makes: ClassVar[Kind] = "model"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     type: Literal["distill"]
     model: str = "student"
     """`student`, or the stage whose weights to start from."""

@@ -31,7 +31,7 @@ def run(stage: DistillStage, context: StageContext) -> dict[str, Any]:
     items, dropped = selected(
         fitting, spec=stage.selection, stage=stage.name, delta_ifds=_ifds(stage, context, fitting)
     )
-    rates = measured_rates(context, fallback="sequences")
+    rates = measured_rates(context, curriculum=stage.curriculum, fallback="sequences")
     items, outside = windowed(items, curriculum=stage.curriculum, rates=rates, stage=stage.name)
     size = stage.training.batch_size
     steps = stage.training.steps or max(1, round(len(items) * (stage.training.epochs or 1.0) / size))

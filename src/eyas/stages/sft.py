@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 
 from eyas.engines.respondent import Respondent
 from eyas.engines.transformers import TransformersEngine
+from eyas.errors import DataError
+from eyas.grading import can_grade
 from eyas.recipe import LossSpec, SftStage
 from eyas.records import MODES, Example, SequenceRecord
 from eyas.storage.artifacts import Artifact
@@ -24,14 +26,15 @@ PLAIN = LossSpec(kd_weight=0.0)
 def run(stage: SftStage, context: StageContext) -> dict[str, Any]:
     """Train and write `model/`.
 
-    Raises: DataError, if no labelled example has what the stage's modes need, or no sequence is left to train on.
+    Raises: DataError, if no labelled example has what the stage's modes need, no sequence is left to train on, or the
+        best checkpoint is to be chosen by validation examples without answers.
     """
     sequences = _sequences(stage, context)
     items, too_long = fit_length([TrainingItem(item) for item in sequences], max_length=stage.training.max_length)
     dropped: dict[str, int] = {}
     if stage.sequences is not None:
         items, dropped = selected(items, spec=stage.selection, stage=stage.name)
-    rates = measured_rates(context, fallback=None)
+    rates = measured_rates(context, curriculum=stage.curriculum, fallback=None)
     items, outside = windowed(items, curriculum=stage.curriculum, rates=rates, stage=stage.name)
     steps = planned_steps(context, lambda: _steps(stage, context, items))
     selections = sorted({max(1, steps * part // stage.selections) for part in range(1, stage.selections + 1)})
@@ -107,11 +110,19 @@ def _mean_length(stage: SftStage, items: list[TrainingItem]) -> float:
 
 
 def _validator(stage: SftStage, context: StageContext) -> Any:
-    """Mean over the stage's modes of accuracy on the validation examples."""
+    """Mean over the stage's modes of accuracy on the validation examples.
+
+    Raises: DataError, if they have no answers.
+    """
     path = context.model_path()
     tokenizer = load_tokenizer(path)
     stop = stop_ids(tokenizer, path)
     examples = list(read_records(context.inputs["data"].path / "examples" / "validation", kind=Example))
+    if not any(map(can_grade, examples)):
+        raise DataError(
+            f"stage {stage.name!r}: `select: best` chooses by accuracy on validation, but none of the {len(examples)} "
+            "validation examples has an answer. Set `select: last`, or give the source some problems with answers."
+        )
     jobs = [(example, mode, 0) for mode in MODES if mode in stage.modes for example in examples]
 
     def validate(model: PreTrainedModel) -> float:

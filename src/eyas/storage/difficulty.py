@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from eyas.curriculum import (
     Key,
@@ -18,14 +19,14 @@ from eyas.curriculum import (
 )
 from eyas.errors import DataError
 from eyas.recipe import CurriculumSpec
-from eyas.records import Mode, SequenceRecord
+from eyas.records import MODES, Mode, SequenceRecord
 from eyas.storage.artifacts import Artifact
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
 from eyas.storage.shards import read_records
 
 
-def measured_rates(context: StageContext, *, fallback: str | None) -> PassRates:
+def measured_rates(context: StageContext, *, curriculum: CurriculumSpec, fallback: str | None) -> PassRates:
     """Pass rates from the curriculum's rollouts (input `pass_rates`, else `fallback`); empty without either."""
     name = "pass_rates" if "pass_rates" in context.inputs else fallback
     if name is None:
@@ -33,7 +34,8 @@ def measured_rates(context: StageContext, *, fallback: str | None) -> PassRates:
     pseudo = {}
     if "pseudo_answers" in context.inputs:
         pseudo = majority_answers(_sequences(context.inputs["pseudo_answers"]))
-    return pass_rates(_sequences(context.inputs[name]), pseudo_answers=pseudo)
+    found = _sequences(context.inputs[name])
+    return pass_rates(found, pseudo_answers=pseudo, smoothing=curriculum.smoothing)
 
 
 def _sequences(artifact: Artifact) -> list[SequenceRecord]:
@@ -90,14 +92,24 @@ def decided_order(
     return order
 
 
-def rate_facts(items: Sequence[TrainingItem], rates: PassRates) -> dict[str, int]:
-    """How many examples of the rollouts have which kind of pass rate, and how many trained ones have none."""
+def rate_facts(items: Sequence[TrainingItem], *, rates: PassRates) -> dict[str, Any]:
+    """How the pass rates are known and spread, over the examples of the rollouts; and what became of the trained items.
+
+    `distribution` is mode -> share of the rollouts that are right, as counted -> examples; `weights` the least and
+    the largest w_x of the items, None where all are 1.
+    """
     without = set(keys_of(items)) - rates.rates.keys()
+    distribution: dict[str, Counter[str]] = {mode: Counter() for mode in MODES}
+    for (_, mode), share in sorted(rates.shares.items(), key=lambda item: item[1]):
+        distribution[mode][f"{share:.3g}"] += 1
+    weights = [item.weight for item in items]
     return {
         "graded": rates.graded,
         "pseudo": rates.pseudo,
         "unknown": rates.unknown,
         "trained_without": len(without),
+        "distribution": {mode: dict(counts) for mode, counts in distribution.items() if counts},
+        "weights": [min(weights), max(weights)] if set(weights) != {1.0} else None,
     }
 
 

@@ -104,6 +104,7 @@ def finetune(
     tokenizer = load_tokenizer(path)
     model = load_model(path, dtype="float32", device=device_of(context.execution))
     dtype = context.model_dtype()
+    items = weighted(items, curriculum=curriculum, rates=rates)
     order = decided_order(
         items,
         curriculum=curriculum,
@@ -123,7 +124,7 @@ def finetune(
         directory=context.directory,
     )
     loader = StepLoader(
-        weighted(items, curriculum=curriculum, rates=rates),
+        items,
         order,
         training=training,
         micro_batch_size=context.execution.micro_batch_size,
@@ -171,7 +172,7 @@ def finetune(
         "sequences": len(items),
         "tokens_per_second": pace.tokens_per_second(loader.tokens_until),
         "execution": execution | {"packing": packing},
-        "pass_rates": rate_facts(items, rates),
+        "pass_rates": rate_facts(items, rates=rates),
     } | chosen
 
 
