@@ -48,11 +48,12 @@ def recipe(*, without: tuple[str, ...] = ()) -> Recipe:
             "type": "distill",
             "model": "sft",
             "rounds": 2,
-            "rollout": {"prompts": "all"},
-            "curriculum": {"weight": "frontier"},
+            "rollout": {"prompts": "all", "samples_per_prompt": 4},
+            "curriculum": {"weight": "frontier", "window": {}},
         },
         {"type": "sft", "name": "control", "model": "sft", "match_tokens": "distill", "select": "best"},
         {"type": "sft", "name": "control-seconds", "model": "sft", "match_seconds": "distill"},
+        {"type": "synthesize"},
         {"type": "rollout", "name": "teacher-text", "model": "teacher", "prefix": "teacher"},
         {"type": "sft", "name": "seqkd", "model": "sft", "sequences": "teacher-text", "match_tokens": "distill"},
         {"type": "evaluate", "models": {role: name for role, name in ROLES.items() if role not in without}},
@@ -141,6 +142,12 @@ def _write(
         by_mode = {"sequences": 300, "mean_completion_tokens": 17.5, "truncated": 0.01, "graded": 0, "pass_rate": None}
         fast = by_mode | {"mean_completion_tokens": 3.0, "graded": 90, "pass_rate": 0.5}
         return {"sequences": 600, "tokens": 20_000, "completion_tokens": 9_000, "reasoning": by_mode, "fast": fast}
+    if stage.type == "synthesize":
+        return {
+            "sequences": 500, "tokens": 20_000, "completion_tokens": 6_000, "sampled": 4_800, "verified": 0,
+            "agreed": 500, "dropped": {"no_agreement": 100}, "mean_agreement": 0.807,
+            "mean_completion_tokens_sampled": 14.5,
+        }  # fmt: skip
     if stage.type == "score":
         second = ".2." in stage.name
         return {"tokens": 20_000, "completion_tokens": 3_000 if second else 1_000, "bytes": 60_000,
@@ -156,14 +163,19 @@ def _write(
         chosen = {"selected_step": 80, "candidates": [{"step": 40, "accuracy": 0.6}, {"step": 80, "accuracy": 0.68}]}
         facts = {"tokens": 50_000, "steps": 100, "sequences": 600}
         if not bare:
-            facts["dropped"] = {"longer_than_max_length": 3, "truncated": 11, "graded_wrong": 0}
+            facts["dropped"] = {"longer_than_max_length": 3, "truncated": 11, "graded_wrong": 0} | (
+                {"pass_rate_below_window": 30, "pass_rate_above_window": 9} if stage.type == "distill" else {}
+            )
             if stage.type == "distill":
                 facts["staleness"] = {
                     "before": {"value": -0.0001, "low": -0.0003, "high": 0.0002, "n": 128},
                     "after": {"value": 0.114, "low": 0.0884, "high": 0.1433, "n": 128},
                     "sampling": {"temperature": 1.0, "top_p": 1.0, "max_completion_tokens": 48},
                 }
-        facts["pass_rates"] = {"graded": 123, "pseudo": 0, "unknown": 477}
+        facts["pass_rates"] = {
+            "graded": 123, "pseudo": 0, "unknown": 477, "trained_without": 460, "weights": [0.63, 1.13],
+            "distribution": {"reasoning": {"0": 40, "0.25": 20, "1": 10}, "fast": {"0": 53}},
+        }  # fmt: skip
         return facts | (chosen if stage.type == "sft" and stage.select == "best" and not bare else {})
     if stage.type == "evaluate":
         (role,) = stage.models

@@ -97,8 +97,25 @@ def test_the_first_lines_say_what_was_forgotten_and_that_the_equal_time_control_
 
 def test_how_pass_rates_are_known_and_bad_references_are_counted(made: Made) -> None:
     _, page, _ = made
-    assert re.search(r"weight frontier</td><td class=\"n\">123</td><td class=\"n\">0</td><td class=\"n\">477<", page)
+    row = re.search(r'<th scope="row">distill.1</th><td>weight frontier, only.*', page)
+    assert row is not None
+    # By sft's four rollouts a prompt; 30 sequences are below the window and 9 above it.
+    assert re.findall(r"<td[^>]*>([^<]*)<", row[0])[1:] == ["sft, 4", "123", "0", "477", "460", "39", "0.63–1.13"]
     assert 'their own grader rejects the reference answer</td><td class="n">4<' in page
+
+
+def test_the_pass_rates_of_each_set_of_rollouts_are_drawn(made: Made) -> None:
+    _, page, _ = made
+    for number in (1, 2):
+        counts = "reasoning 0: 40, 0.25: 20, 1: 10; fast 0: 53"
+        assert f'aria-label="distill.{number}.rollout, examples by pass rate: {counts}"' in page
+
+
+def test_labels_from_the_teacher_are_counted_by_what_speaks_for_them(made: Made) -> None:
+    _, page, _ = made
+    row = re.search(r'<th scope="row">synthesize</th><td>teacher</td>.*', page)
+    assert row is not None
+    assert re.findall(r'<td class="n[^>]*>([^<]*)<', row[0]) == ["0", "500", "100", "80.7", "12.0", "14.5"]
 
 
 def test_every_round_says_how_stale_its_rollouts_became_and_what_was_left_out(made: Made) -> None:
@@ -332,7 +349,7 @@ def test_a_real_browser_renders_the_page_without_an_error(made: Made, chromium: 
     assert "CONSOLE" not in log, log
     assert "Distillation beat the control: +13.0 points" in dom
     assert "Equal tokens, equal wall-clock" in dom
-    assert dom.count("<svg") == 2 + 2 + 7
+    assert dom.count("<svg") == 2 + 2 + 7 + 2
     assert "</html>" in dom
 
 

@@ -9,7 +9,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from eyas.recipe import ReportStage
-from eyas.report import process, tables, words
+from eyas.report import curriculum, process, tables, words
 from eyas.report.compare import Comparison
 from eyas.report.evidence import Evidence
 from eyas.report.plots import OTHER, PALETTE
@@ -48,7 +48,9 @@ def render_page(
         "divergence_note": process.divergence_note(evidence),
         "training_charts": process.training_charts(evidence),
         "selections": process.selections(evidence),
-        "curricula": process.curricula(evidence),
+        "curricula": curriculum.curricula(evidence),
+        "pass_rate_charts": curriculum.pass_rate_charts(evidence),
+        "syntheses": curriculum.syntheses(evidence),
         "staleness": process.staleness(evidence),
         "rollouts": process.rollouts(evidence),
         "cache": process.cache(evidence),

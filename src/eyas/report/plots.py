@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -134,6 +135,27 @@ def curves(lines: Sequence[Curve], *, name: str, title: str, marks: Sequence[Cur
         axes.set_xlabel("step")
         ends = ", ".join(f"{line.label} {line.y[-1]:.3g}" for line in lines)
         return _svg(figure, name=name, label=f"{title}: at the end {ends}")
+
+
+def histogram(parts: Sequence[Curve], *, name: str, title: str) -> Markup:
+    """Examples by pass rate (0 to 1), the parts' bars side by side, one colour each."""
+    values = sorted({x for part in parts for x in part.x})
+    width = 0.8 * min([after - before for before, after in pairwise(values)] or [0.1]) / len(parts)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(3.5, 2.25)
+        for at, part in enumerate(parts):
+            shift = (at - (len(parts) - 1) / 2) * width
+            axes.bar([x + shift for x in part.x], part.y, width=width, color=part.colour, label=part.label)
+        axes.set_xlim(-0.08, 1.08)
+        axes.grid(axis="x", visible=False)
+        axes.locator_params(axis="y", nbins=4, integer=True)
+        axes.set_title(title, pad=8)
+        axes.set_xlabel("pass rate")
+        axes.legend(frameon=False, fontsize=9, labelcolor="linecolor", handlelength=0.8)
+        counts = "; ".join(
+            f"{part.label} " + ", ".join(f"{x:g}: {y:g}" for x, y in zip(part.x, part.y, strict=True)) for part in parts
+        )
+        return _svg(figure, name=name, label=f"{title}, examples by pass rate: {counts}")
 
 
 def _name_ends(axes: Axes, lines: Sequence[Curve]) -> None:

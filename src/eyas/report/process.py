@@ -47,7 +47,7 @@ def regime(evidence: Evidence) -> str:
     for name in evidence.trainings():
         stage = evidence.stages[name]
         if isinstance(stage, SftStage | DistillStage):
-            sequences = evidence.stages.get(_sequences_of(evidence, stage) or "")
+            sequences = evidence.stages.get(sequences_of(evidence, stage) or "")
             splits = sequences.prompts if isinstance(sequences, RolloutStage | SynthesizeStage) else "labelled"
             labelled |= {name} if splits in ("labelled", "all") else set()
             unlabelled |= {name} if splits in ("unlabelled", "all") else set()
@@ -62,7 +62,8 @@ def regime(evidence: Evidence) -> str:
     return text
 
 
-def _sequences_of(evidence: Evidence, stage: SftStage | DistillStage) -> str | None:
+def sequences_of(evidence: Evidence, stage: SftStage | DistillStage) -> str | None:
+    """Name of the stage whose sequences are trained on; None for labels."""
     if isinstance(stage, SftStage):
         return stage.sequences
     score = evidence.stages.get(stage.scores or "")
@@ -106,18 +107,6 @@ def staleness(evidence: Evidence) -> list[StalenessRow]:
             text = ", ".join(f"{key.replace('_', '-')} {sampling[key]:g}" for key in kept)
             rows.append(StalenessRow(name, found["before"], found["after"], text))
     return rows
-
-
-def curricula(evidence: Evidence) -> list[tuple[str, str, dict[str, int]]]:
-    """(stage, what difficulty decides, examples by how their pass rate is known) where a curriculum is used."""
-    found = []
-    for name in evidence.trainings():
-        stage = evidence.stages[name]
-        if isinstance(stage, SftStage | DistillStage):
-            decides = stage.curriculum.decides
-            if decides:
-                found.append((name, ", ".join(decides), evidence.artifacts[name].facts["pass_rates"]))
-    return found
 
 
 def training_charts(evidence: Evidence) -> list[Markup]:

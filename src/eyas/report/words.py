@@ -94,7 +94,7 @@ def describe_role(evidence: Evidence, role: str) -> str:
         rounds = len([made for made in evidence.lineage(role) if evidence.stages[made].type == "distill"])
         return f"SFT + KD on {stage.prefix} prefixes, {rounds} round{'s' * (rounds > 1)}"
     if isinstance(stage, SftStage):
-        if role == "sft":
+        if role == "sft" and stage.sequences is None:
             return "curriculum SFT on labels"
         more = "more SFT" if stage.match_tokens or stage.match_seconds else "SFT"
         what = "SFT on the teacher’s completions" if stage.sequences else f"{more} on labels"
