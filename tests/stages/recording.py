@@ -37,11 +37,21 @@ class RecordingTrainer(training.EyasTrainer):
     def __init__(self, model: Any, args: Any, **rest: Any) -> None:
         super().__init__(model, args, **rest)
         self._passes: list[list[list[int]]] = []
+        self._weights: dict[int, list[float]] = {}
         model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, _: Any, __: Any, inputs: dict[str, torch.Tensor]) -> None:
         rows = inputs["input_ids"].tolist()
+        self._note_weights(rows, inputs)
         self._passes.append([[token - FIRST_MARKER for token in row if token >= FIRST_MARKER] for row in rows])
+
+    def _note_weights(self, rows: list[list[int]], inputs: dict[str, torch.Tensor]) -> None:
+        """Whose completion a position is in follows from the last marker before it."""
+        for position, weight in zip(inputs["positions_N"].tolist(), inputs["weights_N"].tolist(), strict=True):
+            row, column = divmod(position, len(rows[0]))
+            number = next(token - FIRST_MARKER for token in reversed(rows[row][: column + 1]) if token >= FIRST_MARKER)
+            if weight not in self._weights.setdefault(number, []):
+                self._weights[number].append(weight)
 
     def create_optimizer(self, *args: Any, **rest: Any) -> Any:
         optimiser = super().create_optimizer(*args, **rest)
@@ -51,8 +61,9 @@ class RecordingTrainer(training.EyasTrainer):
     def _write(self) -> None:
         path = self._root.parent / f"seen-{self.args.process_index}.jsonl"
         with path.open("a") as file:
-            file.write(json.dumps({"step": self.state.global_step, "passes": self._passes}) + "\n")
-        self._passes = []
+            line = {"step": self.state.global_step, "passes": self._passes, "weights": self._weights}
+            file.write(json.dumps(line) + "\n")
+        self._passes, self._weights = [], {}
 
     def training_step(self, *args: Any, **rest: Any) -> torch.Tensor:
         loss = super().training_step(*args, **rest)
@@ -114,6 +125,7 @@ def train_recorded(
     packing: bool = False,
     micro_batch_size: int = BATCH,
     signal: str = "",
+    weight: str = "uniform",
 ) -> Path:
     """Run an sft stage from `model` in `root`, with checkpoints every two steps; its directory."""
     for name, records in {"sequences": sequence_records(), "pass_rates": rollout_records()}.items():
@@ -127,7 +139,8 @@ def train_recorded(
             "sequences": "sequences",
             "modes": SHARES,
             "training": {"batch_size": BATCH, "steps": STEPS, "packing": packing},
-            "curriculum": {"order": order} | ({"signal": signal} if signal else {"rollouts": "pass_rates"}),
+            "curriculum": {"order": order, "weight": weight}
+            | ({"signal": signal} if signal else {"rollouts": "pass_rates"}),
         }
     )
     made = context(root / "sft", inputs)

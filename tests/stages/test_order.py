@@ -10,7 +10,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from recording import BATCH, STEPS, RecordingTrainer, decided, examples, seen, sequence_records, train_recorded
+import torch
+from recording import (
+    BATCH,
+    EXAMPLES,
+    STEPS,
+    RecordingTrainer,
+    decided,
+    examples,
+    seen,
+    sequence_records,
+    train_recorded,
+)
+from safetensors.torch import load_file
 
 from eyas.storage import training
 
@@ -59,6 +71,21 @@ def test_the_optimiser_sees_the_decided_order_in_packed_and_accumulated_micro_ba
 
 
 @pytest.mark.usefixtures("_recorded")
+@pytest.mark.parametrize("packing", [False, True])
+def test_every_completion_token_carries_its_examples_weight(tiny_student: Path, tmp_path: Path, packing: bool) -> None:
+    directory = train_recorded(
+        tiny_student, tmp_path, order="competence", weight="frontier", packing=packing, micro_batch_size=2
+    )
+    # Of example n's eight rollouts n // 3 are right, 0 to 7: p = (n // 3 + 1) / 10, three examples of each.
+    wanted = [(right + 1) / 10 * (1 - (right + 1) / 10) for right in range(8)]
+    mean = sum(wanted) / 8
+    found = [(int(number), given) for line in seen(directory) for number, given in line["weights"].items()]
+    assert len({number for number, _ in found}) > EXAMPLES // 2
+    for number, given in found:
+        assert given == [pytest.approx(wanted[number // 3] / mean)]
+
+
+@pytest.mark.usefixtures("_recorded")
 def test_by_length_the_optimiser_sees_the_shortest_completions_first(tiny_student: Path, tmp_path: Path) -> None:
     first = examples(seen(train_recorded(tiny_student, tmp_path, order="easy_to_hard", signal="length"))[0])
     lengths = [len(record.completion_ids) for record in sequence_records()]
@@ -82,6 +109,9 @@ def test_a_killed_training_goes_on_in_the_decided_order(tiny_student: Path, tmp_
     resumed = seen(directory)[len(killed) :]
     assert [line["step"] for line in resumed] == list(range(4, STEPS))  # from the checkpoint after four steps
     assert [examples(line) for line in resumed] == wanted[4:]
+    whole = train_recorded(tiny_student, tmp_path / "whole", order="competence")
+    weights, uninterrupted = (load_file(made / "model" / "model.safetensors") for made in (directory, whole))
+    assert all(torch.equal(weights[name], value) for name, value in uninterrupted.items())
 
 
 def test_two_processes_share_each_step_of_the_decided_order(tiny_student: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def items(count: int = 24, *, vocabulary: int = 300) -> list[TrainingItem]:
         scores = TeacherScores.from_top_k(
             record.token_hash, ids, logprobs[:, :3], logprobs[:, 3], np.zeros(len(completion)), mass=1.0
         )
-        made.append(TrainingItem(record, scores=scores))
+        made.append(TrainingItem(record, scores=scores, weight=0.25 + number % 4 / 2))
     return made
 
 
@@ -89,6 +89,30 @@ def test_micro_batches_do_not_change_the_weights(tiny_student: Path, tmp_path: P
     whole = trained(tiny_student, tmp_path / "a", micro_batch_size=8)
     cut = trained(tiny_student, tmp_path / "b", micro_batch_size=3)
     assert_same(whole, cut, exact=False)
+
+
+def test_a_step_is_the_weighted_sum_over_tokens_over_their_number(tiny_student: Path, tmp_path: Path) -> None:
+    """L = (1/N) Σ_t w_x CE(y_t), one sequence at a time: N counts tokens, not their weights."""
+    made, model = items()[:8], load_model(tiny_student)
+    total, tokens = torch.zeros(()), sum(len(item.sequence.completion_ids) for item in made)
+    for item in made:
+        prompt, completion = item.sequence.prompt_ids, item.sequence.completion_ids
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        nll = torch.nn.functional.cross_entropy(logits, torch.tensor(completion), reduction="sum")
+        total = total + item.weight * nll / tokens
+    total.backward()
+    norm = torch.stack([weight.grad.norm() for weight in model.parameters() if weight.grad is not None]).norm()
+
+    trained = load_model(tiny_student)
+    attach_loss(trained, LossSpec(kd_weight=0.0))
+    training = TrainingSpec(batch_size=8)
+    loader = StepLoader(made, list(range(8)), training=training, micro_batch_size=3, pad_id=0)
+    (log,) = train(
+        trained, loader, training=training, execution=ExecutionSpec(device="cpu", trackers=()), directory=tmp_path,
+        clock=StageClock(tmp_path), progress=SilentProgress(),
+    ).log  # fmt: skip
+    assert log["loss"] == pytest.approx(total.item(), rel=1e-4)
+    assert log["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(tiny_student: Path, tmp_path: Path) -> None:
