@@ -52,6 +52,11 @@ def test_frontier_weights_are_p_one_minus_p_over_their_mean() -> None:
     assert weights == pytest.approx([0.25 / 0.205, 0.16 / 0.205, 1.0])
 
 
+def test_a_grade_counts_more_than_what_the_teacher_says() -> None:
+    found = pass_rates([rollout("a", grade=1.0, answer="7")], pseudo_answers={("a", "fast"): "8"})
+    assert (found.shares, found.graded, found.pseudo) == ({("a", "fast"): 1.0}, 1, 0)
+
+
 def test_a_tie_of_the_teachers_answers_is_no_pseudo_answer() -> None:
     teacher = [rollout("a", answer="7"), rollout("a", answer="8"), rollout("b", answer="1"), rollout("c", answer=None)]
     assert majority_answers(teacher) == {("b", "fast"): "1"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,6 +105,14 @@ def test_a_synthesize_stage_is_unfolded_into_its_rollout_and_the_choice() -> Non
     assert (rollout.name, rollout.model, rollout.prefix) == ("synthesize.rollout", "teacher", "teacher")
     assert (rollout.samples_per_prompt, rollout.prompts, rollout.modes) == (4, "all", ("reasoning",))
     assert choice.references() == {"sequences": ("synthesize.rollout", "sequences")}
+
+
+def test_the_recipes_in_the_documentation_are_recipes() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "synthesize.md").read_text()
+    found = re.findall(r"```yaml\n(stages:.*?)```", text, flags=re.DOTALL)
+    assert len(found) == 2
+    for stages in found:
+        parse_recipe(recipe() | yaml.safe_load(stages))
 
 
 def test_a_single_sample_without_a_grade_would_agree_with_itself() -> None:
