@@ -153,9 +153,38 @@ def test_pairing_makes_the_interval_narrower_than_independent_samples_would() ->
     assert found.high - found.low < unpaired / 2
 
 
-def test_a_model_against_itself_has_no_difference() -> None:
-    found = paired_difference([1, 0, 1], [1, 0, 1])
-    assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+def test_grades_that_never_differ_leave_open_what_so_few_examples_leave_open() -> None:
+    # Tango's score interval with no discordant pair: z² / (n + z²) = 3.8415 / (20 + 3.8415) = 0.16113 either way.
+    found = paired_difference([1] * 20, [1] * 20)
+    assert (found.difference, found.p_value) == (0, 1)
+    assert (found.low, found.high) == pytest.approx((-0.16113, 0.16113), abs=1e-5)
+    # Three seeds on the same twenty examples saw twenty, on examples of their own sixty: 3.8415 / 63.8415 = 0.06017.
+    runs = [([0] * 20, [0] * 20)] * 3
+    assert pooled_difference(runs, same_examples=True).high == pytest.approx(0.16113, abs=1e-5)
+    apart = pooled_difference(runs, same_examples=False)
+    assert (apart.low, apart.high, apart.p_value) == (pytest.approx(-0.06017, abs=1e-5), pytest.approx(0.06017, abs=1e-5), 1)
+
+
+def test_a_difference_of_shares_stays_within_one_however_few_and_far_apart_the_seeds() -> None:
+    found = pooled_difference([([1] * 40, [0] * 40), ([1] * 4 + [0] * 36, [0] * 40)], same_examples=True)
+    assert (found.low, found.high) == (-1, 1)  # t with one degree of freedom would say ±570 points
+
+
+def test_the_p_of_one_seed_is_mcnemars_and_of_several_agrees_with_the_interval() -> None:
+    once = pooled_difference([([1] * 4 + [0] * 96, [0] * 100)], same_examples=True)
+    assert once.p_value == pytest.approx(2 / 2**4)
+    assert once.low > 0  # the bootstrap alone would call four in a hundred certain
+    rng = np.random.default_rng(8)
+    for shift in (0.0, 0.02, 0.04, 0.06, 0.1, 0.2):
+        runs = [(rng.random(300) < 0.4 + shift, rng.random(300) < 0.4) for _ in range(3)]
+        found = pooled_difference(runs, same_examples=False)
+        assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
+    assert found.p_value < 0.05
+
+
+def test_pass_at_k_close_to_one_does_not_round_beyond_it() -> None:
+    found = share_of_examples([1 - 2**-53] * 6 + [1.0] * 5, answers=88)
+    assert found.low < found.value <= found.high <= 1
 
 
 def test_the_same_seed_gives_the_same_interval_and_2000_examples_take_milliseconds() -> None:

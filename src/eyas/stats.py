@@ -38,7 +38,7 @@ class PairedDifference:
     difference: float
     low: float
     high: float
-    """95 % percentile bootstrap interval over the examples."""
+    """95 % percentile bootstrap interval over the examples; where no two grades differ, Tango's score interval."""
     n: int
     wins: int
     """Examples on which a's grade is higher than b's."""
@@ -65,10 +65,13 @@ class PooledDifference:
     difference: float
     low: float
     high: float
-    """95 % interval over seeds and examples."""
+    """95 % interval over seeds and examples, within [-1, 1]."""
     n: int
     """Graded pairs, over all seeds."""
     per_seed: tuple[float, ...]
+    p_value: float
+    """Two-sided. Of one seed exact McNemar; of several twice the smaller share of the interval's draws on one side of 0,
+    so it is below 0.05 where the interval excludes 0."""
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -129,7 +132,7 @@ def share_of_examples(values: Sequence[float], *, answers: int) -> Share:
     if 0 < mean < 1 and n > 1:
         variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
         worth = min(answers, max(n, n * mean * (1 - mean) / variance if variance else math.inf))
-    low, high = wilson(math.fsum(values) * (worth / n), worth)
+    low, high = wilson(min(worth, math.fsum(values) * (worth / n)), worth)  # rounding must not go beyond all
     return Share(value=mean, low=low, high=high, n=n)
 
 
@@ -172,11 +175,12 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: i
         a, b: grades [n], 0 to 1.
 
     Raises: ValueError, if the two are not of one length, or empty.
-    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13 (percentile interval).
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13 (percentile interval); Tango 1998,
+    doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B (no discordant pair).
     """
     differences = _differences(a, b)
     means = _bootstrap_means(differences[None], np.random.default_rng(seed), resamples)[:, 0]
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = _interval(means, unequal=differences.any(), examples=len(differences))
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     return PairedDifference(
         difference=float(differences.mean()), low=float(low), high=float(high), n=len(differences),
@@ -218,7 +222,8 @@ def pooled_difference(
     three understates their spread by a third in variance): their standard error is multiplied by a draw of
     Student's t with S - 1 degrees of freedom and added. The spread of the per-seed means holds some of the examples'
     own noise, so the interval is rather wide than narrow. Of a single seed nothing is known of the spread, and
-    nothing is added.
+    nothing is added. Grades that never differ say nothing of examples not seen: as in `paired_difference`, the
+    interval then has the width that so many examples leave open.
 
     Raises: ValueError, if there is no run, or lengths disagree.
     Source: Student 1908, doi.org/10.1093/biomet/6.1.1 (few seeds); Efron & Tibshirani 1993, ch. 13 (examples).
@@ -233,11 +238,28 @@ def pooled_difference(
     per_seed = tuple(float(row.mean()) for row in differences)
     if seeds > 1:
         means += np.std(per_seed, ddof=1) / math.sqrt(seeds) * rng.standard_t(seeds - 1, size=resamples)
-    low, high = np.quantile(means, [0.025, 0.975])
+    examples = len(differences[0]) if same_examples else sum(map(len, differences))
+    low, high = _interval(means, unequal=any(row.any() for row in differences), examples=examples)
+    if seeds == 1:
+        p = mcnemar_exact(int((differences[0] > 0).sum()), int((differences[0] < 0).sum()))
+    else:
+        p = min(1.0, 2 * float(min((means <= 0).mean(), (means >= 0).mean())))
     return PooledDifference(
-        difference=sum(per_seed) / seeds, low=float(low), high=float(high),
-        n=sum(map(len, differences)), per_seed=per_seed,
-    )  # fmt: skip
+        difference=sum(per_seed) / seeds, low=low, high=high, n=sum(map(len, differences)), per_seed=per_seed, p_value=p
+    )
+
+
+def _interval(means: Floats, *, unequal: bool, examples: int) -> tuple[float, float]:
+    """2.5 and 97.5 % quantiles, within [-1, 1]; where no grades differ, Tango's interval without discordant pairs.
+
+    With b = c = 0 his score statistic is n d / sqrt(n d (1 - d)): it equals z at d = z² / (n + z²), which is Wilson's
+    upper limit of 0 in n.
+    """
+    if not unequal:
+        high = wilson(0, examples)[1]
+        return -high, high
+    low, high = np.clip(np.quantile(means, [0.025, 0.975]), -1.0, 1.0)
+    return float(low), float(high)
 
 
 def _differences(a: ArrayLike, b: ArrayLike) -> Floats:
