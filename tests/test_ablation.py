@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from test_end_to_end import eyas
 
+from eyas import ablation
 from eyas.errors import RecipeError
 from eyas.recipe import Recipe, load_recipe, parse_recipe
 from eyas.recipe.variants import variant_recipe, variants_of
+from eyas.storage.locks import locked
 
 BASE = """
 name: t
@@ -52,15 +58,26 @@ def test_one_field_of_two_stages_is_told_apart_and_values_may_be_mappings() -> N
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
-        (["seed"], "expected key=value,value"),
-        (["seed="], "expected key=value,value"),
-        (["seed=1", "seed=2"], "each key once"),
-        (["seed=1,1"], "seed=1 is given twice"),
+        (["name"], "expected key=value,value"),
+        (["name="], "expected key=value,value"),
+        (["name=a", "name=b"], "each key once"),
+        (["name=a,a"], "name=a is given twice"),
+        (["seed=0,1"], "Give --seeds alone"),
     ],
 )
 def test_a_wrong_vary_is_a_clear_error(vary: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         variants_of(recipe(), vary=vary)
+
+
+def test_names_of_a_grid_are_plain_short_and_their_own_and_only_takes_a_label_too() -> None:
+    odd = ["../../etc", "é", "ü", "-1", "1", "x" * 300, "x" * 301]
+    found = variants_of(recipe(), vary=[f"description={','.join(odd)}"])
+    names = [variant.name for variant in found]
+    assert len(set(names)) == len(odd)
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,90}", name) for name in names)
+    (one,) = variants_of(recipe(), vary=["description=a,b"], only=["description=b"])
+    assert one.name == "description-b"
 
 
 def test_a_variant_keeps_only_what_its_evaluations_read() -> None:
@@ -102,7 +119,7 @@ def test_a_grid_runs_shares_resumes_and_outlives_a_failure(small_recipe: Path, t
     small += ["--set", "stages.evaluate.divergence_prompts=0", "--set", "stages.distill.curriculum={}"]
     small += ["--vary", "stages.distill.training.learning_rate=3.0e-3,1.0e+30,1.0e-3"]
     plan = eyas(*small, "--plan").stdout
-    assert "small: 3 runs" in plan
+    assert "small: 3 variants, 1 seed, 3 runs" in plan
     assert not runs.exists()
 
     done = eyas(*small, check=False)
@@ -133,6 +150,28 @@ def test_a_grid_runs_shares_resumes_and_outlives_a_failure(small_recipe: Path, t
     again = eyas(*small, "--only", "learning_rate-3-0e-3", "--only", "learning_rate-1-0e-3")
     assert "done in" not in again.stdout
     assert load_recipe(runs / "small-learning_rate-3-0e-3-seed0" / "recipe.yaml").seed == 0
+
+
+def test_what_another_process_makes_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "WAIT_S", 0.05)
+    held, run = threading.Event(), tmp_path / "t"
+
+    def other() -> None:
+        with locked(run, purpose="another ablation"):
+            held.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert held.wait(5)
+    data = yaml.safe_load(BASE)
+    data["stages"] = [data["stages"][0], {"type": "sft", "training": {"steps": 1, "batch_size": 2}}]
+    made = ablation._run(parse_recipe(data), workspace=tmp_path, console=Console())
+    thread.join()
+    assert made["sft"].stage == "sft"
+    assert capsys.readouterr().out.count("Waiting: ") == 1
 
 
 def test_one_recipe_over_seeds_says_what_its_runs_say(small_recipe: Path, tmp_path: Path) -> None:

@@ -162,7 +162,11 @@ def test_grades_that_never_differ_leave_open_what_so_few_examples_leave_open() -
     runs = [([0] * 20, [0] * 20)] * 3
     assert pooled_difference(runs, same_examples=True).high == pytest.approx(0.16113, abs=1e-5)
     apart = pooled_difference(runs, same_examples=False)
-    assert (apart.low, apart.high, apart.p_value) == (pytest.approx(-0.06017, abs=1e-5), pytest.approx(0.06017, abs=1e-5), 1)
+    assert (apart.low, apart.high, apart.p_value) == (
+        pytest.approx(-0.06017, abs=1e-5),
+        pytest.approx(0.06017, abs=1e-5),
+        1,
+    )
 
 
 def test_a_difference_of_shares_stays_within_one_however_few_and_far_apart_the_seeds() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import yaml
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from eyas.console import run_with_progress
-from eyas.errors import EyasError
+from eyas.errors import EyasError, Locked
 from eyas.graph import build_graph
 from eyas.planning import checked_seconds, probe_machine
 from eyas.recipe import Recipe, lineage, override, read_recipe, recipe_from
@@ -24,6 +26,9 @@ from eyas.report.evidence import Evidence, read_predictions
 from eyas.report.words import duration
 from eyas.storage.artifacts import Artifact, atomic_path, write_json
 from eyas.storage.locks import locked
+
+WAIT_S = 2.0
+"""Between two looks whether another process is done with a shared artifact."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def load_study(
 def run_study(study: Study, *, workspace: Path) -> bool:
     """Run what is not done, write the page, the table and the JSON; a failed run is reported and the rest goes on.
 
+    The three are written after every seed.
+
     Returns: whether every run finished.
     Raises: Locked, if another ablation of this name is at work.
     """
@@ -83,16 +90,30 @@ def run_study(study: Study, *, workspace: Path) -> bool:
         for number, (key, recipe) in enumerate(study.recipes.items(), start=1):
             console.print(f"{number}/{len(study.recipes)} {recipe.name}", style="bold")
             try:
-                done = run_with_progress(recipe, recipe_text=_written(recipe), workspace=workspace, console=console)
-                evidence = Evidence(recipe, done)
+                evidence = Evidence(recipe, _run(recipe, workspace=workspace, console=console))
                 measured[key] = measure(evidence, known=known)
+                hardware = hardware or next(iter(evidence.hardware()), {})
             except EyasError as error:
                 failures[key] = f"{type(error).__name__}: {error}"
                 console.print(f"FAILED {recipe.name}: {failures[key]}", style="bold red", markup=False)
-                continue
-            hardware = hardware or next(iter(evidence.hardware()), {})
-        _publish(study, measured, failures, hardware, directory=directory, console=console)
+            if number % len(study.variants) == 0:  # a page after every seed: what is stopped has one too
+                table = _publish(study, measured, failures, hardware, directory=directory)
+    console.print(table, markup=False)
+    console.print(f"Page: {directory / 'ablation.html'}")
     return not failures
+
+
+def _run(recipe: Recipe, *, workspace: Path, console: Console) -> Mapping[str, Artifact]:
+    """Run one variant; what another process is making is waited for, since variants share it."""
+    told = False
+    while True:
+        try:
+            return run_with_progress(recipe, recipe_text=_written(recipe), workspace=workspace, console=console)
+        except Locked as error:
+            if not told:
+                console.print(f"Waiting: {error}", markup=False)
+            told = True
+            time.sleep(WAIT_S)
 
 
 def measure(evidence: Evidence, *, known: dict[Path, Grades]) -> dict[str, Measured]:
@@ -103,7 +124,10 @@ def measure(evidence: Evidence, *, known: dict[Path, Grades]) -> dict[str, Measu
         if evaluation.path not in known:
             answers = read_predictions(evaluation.path / "predictions")
             known[evaluation.path] = {key: made.grade for key, made in answers.items() if made.grade is not None}
-        found[role] = Measured(known[evaluation.path], evaluation.fingerprint, _seconds(evidence, role))
+        lengths = {
+            mode: (share["mean_tokens"], share["truncated"]) for mode, share in evaluation.facts["accuracy"].items()
+        }
+        found[role] = Measured(known[evaluation.path], evaluation.fingerprint, _seconds(evidence, role), lengths)
     return found
 
 
@@ -129,8 +153,11 @@ def _publish(
     hardware: Mapping[str, Any],
     *,
     directory: Path,
-    console: Console,
-) -> None:
+) -> str:
+    """Write page, table and JSON.
+
+    Returns: the table.
+    """
     declared = study.recipe.ablation if study.declared else None
     ablation = Ablation(
         name=study.recipe.name,
@@ -148,24 +175,19 @@ def _publish(
     for name, text in (("ablation.md", table), ("ablation.html", render(ablation))):
         with atomic_path(directory / name) as draft:
             draft.write_text(text, encoding="utf-8")
-    console.print(table, markup=False)
-    console.print(f"Page: {directory / 'ablation.html'}")
+    return table
 
 
 def print_ablation_plan(study: Study, *, workspace: Path) -> None:
-    """One line a run: how many artifacts it needs, which of them are done, shared with a run above or to do, and time.
+    """One line a variant: how many artifacts its runs need, which are done, shared with one above or to do, and time.
 
     Raises: PairMismatch, ModelError or DataError, if a variant would not get past its first checks.
     """
     console = Console(highlight=False)
     machine = probe_machine()
-    table = Table(box=box.SIMPLE_HEAD, title=f"{study.recipe.name}: {len(study.recipes)} runs", title_justify="left")
-    table.add_column("run", overflow="fold")
-    for name in ("artifacts", "done", "shared", "to do", "time"):
-        table.add_column(name, justify="right", no_wrap=True)
     seen: set[Path] = set()
     costs: dict[str, dict[str, float]] = {}
-    to_do, total_s = 0, 0.0
+    lines = {variant.name: _Line() for variant in study.variants}
     for (variant, _), recipe in study.recipes.items():
         nodes = build_graph(recipe, workspace=workspace)
         if variant not in costs:  # seeds cost alike
@@ -173,13 +195,48 @@ def print_ablation_plan(study: Study, *, workspace: Path) -> None:
         needed = {node.directory: node for node in nodes}
         new = {path: node for path, node in needed.items() if path not in seen}
         open_ = [node for node in new.values() if node.finished() is None]
-        seconds = sum(costs[variant][node.name] for node in open_)
-        counts = (len(needed), len(new) - len(open_), len(needed) - len(new), len(open_))
-        table.add_row(recipe.name, *map(str, counts), duration(seconds) if open_ else "")
+        lines[variant] += _Line(
+            needed=len(needed), done=len(new) - len(open_), shared=len(needed) - len(new), to_do=len(open_),
+            seconds=sum(costs[variant][node.name] for node in open_),
+        )  # fmt: skip
         seen |= needed.keys()
-        to_do, total_s = to_do + len(open_), total_s + seconds
-    console.print(table)
+    console.print(_plan_table(study, lines))
+    total = sum(lines.values(), _Line())
     console.print(
-        f"{to_do} artifacts to do of {len(seen)}, about {duration(total_s)}. "
+        f"{total.to_do} artifacts to do of {len(seen)}, about {duration(total.seconds)}. "
         "Times are rough: within a factor of two or three."
     )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What the runs of a variant need: artifacts, and seconds for those to do."""
+
+    needed: int = 0
+    done: int = 0
+    shared: int = 0
+    to_do: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: _Line) -> _Line:
+        return _Line(
+            self.needed + other.needed, self.done + other.done, self.shared + other.shared, self.to_do + other.to_do,
+            self.seconds + other.seconds,
+        )  # fmt: skip
+
+
+def _plan_table(study: Study, lines: Mapping[str, _Line]) -> Table:
+    seeds = len(study.seeds)
+    head = f"{study.recipe.name}: {len(lines)} variant{'s' * (len(lines) > 1)}, {seeds} seed{'s' * (seeds > 1)}"
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"{head}, {len(study.recipes)} runs", title_justify="left", pad_edge=False,
+        caption="artifacts, over all seeds", caption_justify="left",
+    )  # fmt: skip
+    table.add_column("variant", overflow="fold")
+    for name in ("needed", "done", "shared", "to do", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for variant in study.variants:
+        line = lines[variant.name]
+        counts = (line.needed, line.done, line.shared, line.to_do)
+        table.add_row(escape(variant.label), *map(str, counts), duration(line.seconds) if line.to_do else "")
+    return table

@@ -70,8 +70,8 @@ class PooledDifference:
     """Graded pairs, over all seeds."""
     per_seed: tuple[float, ...]
     p_value: float
-    """Two-sided. Of one seed exact McNemar; of several twice the smaller share of the interval's draws on one side of 0,
-    so it is below 0.05 where the interval excludes 0."""
+    """Two-sided. Of one seed exact McNemar; of several twice the smaller share of the interval's draws on one side of
+    0, so it is below 0.05 where the interval excludes 0."""
 
 
 def wilson(successes: float, n: float) -> tuple[float, float]:
@@ -180,7 +180,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: i
     """
     differences = _differences(a, b)
     means = _bootstrap_means(differences[None], np.random.default_rng(seed), resamples)[:, 0]
-    low, high = _interval(means, unequal=differences.any(), examples=len(differences))
+    low, high = _interval(means, unequal=bool(differences.any()), examples=len(differences))
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     return PairedDifference(
         difference=float(differences.mean()), low=float(low), high=float(high), n=len(differences),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from eyas.recipe import AblationSpec, ClaimSpec
 from eyas.report.ablation import Ablation, Measured, accuracy, against_baseline, judge, rows, title, within_variants
 from eyas.report.ablation_page import as_dict, markdown, render
+from eyas.report.ablation_words import answer, caveats
 
 
 def measured(grades: Sequence[float], evaluation: str) -> Measured:
@@ -94,8 +96,71 @@ def test_claims_are_held_contradicted_not_shown_or_not_run() -> None:
     ]  # fmt: skip
     found = ablation(*claims)
     outcomes = [item.outcome for item in judge(found, rows(found))]
-    # b − a is +25 and +50 points: two seeds leave the interval open below 0.
-    assert outcomes == ["held", "contradicted", "not shown", "not run", "not shown", "held", "held"]
+    # b − a is +25 and +50 points: two seeds leave the interval open below 0. A model is no evidence against itself.
+    assert outcomes == ["held", "contradicted", "not shown", "not run", "not shown", "not shown", "held"]
+
+
+def test_what_so_few_examples_cannot_tell_is_not_held() -> None:
+    """Two models that are right on all of 40 examples may still differ by 8.8 points (Tango), four wins by luck."""
+    grades: dict[str, list[float]] = {"a": [1.0] * 40, "b": [1.0] * 40, "c": [1.0] * 36 + [0.0] * 4}
+    runs = {(name, 0): {"distilled": measured(own, name)} for name, own in grades.items()}
+    names = {name: name for name in grades}
+    claims = (claim("a", "b", expect="not_worse"), claim("a", "b", expect="not_worse", margin=0.09), claim("a", "c"))
+    found = Ablation(
+        name="t", description="", seeds=(0,), variants=names, changes={}, measured=runs, claims=claims
+    )  # fmt: skip
+    verdicts = judge(found, rows(found))
+    assert [item.outcome for item in verdicts] == ["not shown", "held", "not shown"]
+    last = verdicts[-1].difference
+    assert last is not None
+    assert (last.result.low > 0, last.result.p_value, last.outcome) == (True, 0.125, "level")
+
+
+def test_the_page_begins_with_the_answer_and_its_caveats() -> None:
+    found = ablation(claim("b", "a.sft"), claim("b", "a"), claim("b", "b", expect="not_worse"))
+    text = re.sub(r"\s+", " ", render(found))
+    head = text[: text.index("<section")]
+    assert "Of 3 claims 1 held and 2 are not shown." in head
+    assert "3 variants, 2 seeds, 2 of 6 runs failed." in head
+    assert "2 differences, none corrected for their number" in text
+    assert "the same model" in text
+    assert text.index('id="claims"') < text.index('id="baseline"') < text.index('id="accuracy"')
+    assert "✓</span> held" in text  # not by colour alone
+    nothing = ablation(claim("b", "a"))
+    assert answer(nothing, rows(nothing), judge(nothing, rows(nothing))) == "Of one claim none held and 1 is not shown."
+    unclaimed = ablation()
+    assert answer(unclaimed, rows(unclaimed), []) == (
+        "In reasoning mode between first and second no difference is shown."
+    )
+
+
+def test_equal_variants_a_single_seed_and_equal_errors_are_told() -> None:
+    grades = [1.0] * 40
+    runs = {(name, 0): {"distilled": measured(grades, "one")} for name in "ab"}
+    runs |= {("c", 0): {"distilled": measured([0.0] * 40, "other")}}
+    failures = {("d", seed): "TrainingError: no" for seed in (0,)}
+    found = Ablation(
+        name="t", description="", seeds=(0,), variants={name: name for name in "abcd"}, changes={}, measured=runs,
+        failures=failures,
+    )  # fmt: skip
+    told = caveats(found, rows(found))
+    assert told[0] == "4 variants, 1 seed, 1 of 4 runs failed."
+    assert told[1].startswith("One seed: the intervals cover the choice of test examples")
+    assert told[2].startswith("a and b made one and the same model")
+    assert answer(found, rows(found), []) == "In reasoning mode c (−100.0 points) is behind a."
+
+
+def test_length_and_truncation_stand_beside_each_accuracy() -> None:
+    runs = {
+        ("", seed): {"sft": replace(measured([1.0] * 4, f"e{seed}"), lengths={"reasoning": (10.0 + seed, 0.5 * seed)})}
+        for seed in (0, 1)
+    }
+    found = Ablation(name="t", description="", seeds=(0, 1), variants={"": "t"}, changes={}, measured=runs)
+    (row,) = rows(found)
+    share = accuracy(row, "reasoning")
+    assert share is not None
+    assert share.lengths == (10.5, 0.25)
+    assert "10.5 tokens, 25.0 % cut" in render(found)
 
 
 def test_the_page_escapes_and_names_what_failed() -> None:

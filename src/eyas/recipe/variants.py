@@ -14,6 +14,9 @@ from eyas.recipe.load import Recipe, expand, recipe_from
 from eyas.recipe.override import assign, parse_yaml
 from eyas.recipe.stages import EvaluateStage, ReportStage
 
+LONGEST_NAME = 80
+"""Characters of a variant of a grid in its runs' names: a file system takes 255 bytes in all."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -40,9 +43,9 @@ def variants_of(recipe: Recipe, *, vary: Sequence[str] = (), only: Sequence[str]
     else:
         found = [Variant("", recipe.name, {})]
     names = [variant.name for variant in found]
-    if unknown := [name for name in only if name not in names]:
+    if unknown := [name for name in only if name not in (*names, *(variant.label for variant in found))]:
         raise RecipeError(f"--only {unknown[0]}: no such variant; found: {', '.join(filter(None, names)) or 'none'}.")
-    return [variant for variant in found if not only or variant.name in only]
+    return [variant for variant in found if not only or {variant.name, variant.label} & set(only)]
 
 
 def _grid(vary: Sequence[str]) -> list[Variant]:
@@ -50,6 +53,8 @@ def _grid(vary: Sequence[str]) -> list[Variant]:
     keys = [key for key, _ in axes]
     if len(set(keys)) < len(keys):
         raise RecipeError(f"--vary: each key once, with all its values; found {', '.join(keys)}.")
+    if "seed" in keys:
+        raise RecipeError("--vary seed: every variant is run with seeds 0 to --seeds minus one. Give --seeds alone.")
     short = [key.rpartition(".")[2] for key in keys]
     shown = short if len(set(short)) == len(short) else keys
     found: list[Variant] = []
@@ -57,7 +62,7 @@ def _grid(vary: Sequence[str]) -> list[Variant]:
         label = ", ".join(f"{key}={text}" for key, (text, _) in zip(shown, values, strict=True))
         if label in [variant.label for variant in found]:
             raise RecipeError(f"--vary: {label} is given twice.")
-        name = re.sub(r"[^A-Za-z0-9_]+", "-", label).strip("-")
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", label).strip("-")[:LONGEST_NAME].strip("-")
         taken = sum(variant.name.partition("--")[0] == name for variant in found)
         changes = {key: value for key, (_, value) in zip(keys, values, strict=True)}
         found.append(Variant(f"{name}--{taken + 1}" if taken else name, label, changes))

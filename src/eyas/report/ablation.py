@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any, Literal
 
 from eyas.recipe import ClaimSpec
@@ -29,6 +30,8 @@ class Measured:
     """Fingerprint of its evaluation: two runs that share it share the model."""
     seconds: float
     """Wall clock of everything that made the model out of the student, rollouts and scoring included, as if alone."""
+    lengths: Mapping[Mode, tuple[float, float]] = field(default_factory=dict)
+    """Mean completion tokens, and share of answers cut at the length limit."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Accuracy:
     n: int
     """Graded answers, over all seeds."""
     per_seed: Mapping[int, float]
+    lengths: tuple[float, float] | None
+    """Mean over the seeds of mean completion tokens and of the share of answers cut at the length limit, if known."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,17 @@ class Difference:
 
     @property
     def outcome(self) -> Literal["ahead", "behind", "level"]:
-        """Of `a`: `level` where the interval holds 0."""
-        return "ahead" if self.result.low > 0 else "behind" if self.result.high < 0 else "level"
+        """Of `a`. `level` unless the interval excludes 0 and p is below 0.05 (a single seed's interval is too sure of
+        itself where a handful of examples differ, as in `eyas.report.compare`)."""
+        found = self.result
+        if found.p_value >= 0.05 or found.low <= 0 <= found.high:
+            return "level"
+        return "ahead" if found.low > 0 else "behind"
+
+    @property
+    def same_model(self) -> bool:
+        """Whether both sides are one and the same model: then nothing was compared."""
+        return self.a is self.b
 
 
 @dataclass(frozen=True)
@@ -176,8 +190,13 @@ def accuracy(row: Row, mode: Mode) -> Accuracy | None:
     low, high = wilson(value * examples, examples)
     return Accuracy(
         value=value, low=max(0.0, min(low, pooled.low)), high=min(1.0, max(high, pooled.high)), n=pooled.n,
-        per_seed=dict(zip(graded, pooled.per_seed, strict=True)),
+        per_seed=dict(zip(graded, pooled.per_seed, strict=True)), lengths=_lengths(row, mode),
     )  # fmt: skip
+
+
+def _lengths(row: Row, mode: Mode) -> tuple[float, float] | None:
+    known = [run.lengths[mode] for run in row.runs.values() if mode in run.lengths]
+    return (mean(tokens for tokens, _ in known), mean(cut for _, cut in known)) if known else None
 
 
 def difference(a: Row, b: Row, mode: Mode) -> Difference | None:
@@ -223,17 +242,27 @@ def _differences(ablation: Ablation, pairs: Sequence[tuple[Row, Row]]) -> list[D
 
 
 def judge(ablation: Ablation, made: Sequence[Row]) -> list[Verdict]:
-    """Each claim: held where the whole interval lies above its bound, contradicted where it lies below."""
+    """Each claim: held where the whole interval lies above its bound, contradicted where it lies below.
+
+    Of a model against itself `not shown`: that there is no difference is no finding. Where the bound is 0, p must be
+    below 0.05 as well (`Difference.outcome`).
+    """
     verdicts = []
     for claim in ablation.claims:
         a, b = (_find(ablation, made, side) for side in (claim.a, claim.b))
         found = None if a is None or b is None else difference(a, b, claim.mode)
         outcome: Outcome = "not run"
         if found is not None:
-            low, high = found.result.low, found.result.high
-            outcome = "held" if low > claim.bound else "contradicted" if high < claim.bound else "not shown"
+            outcome = _outcome(found, claim.bound)
         verdicts.append(Verdict(claim, found, outcome))
     return verdicts
+
+
+def _outcome(found: Difference, bound: float) -> Outcome:
+    if found.same_model or (bound == 0 and found.outcome == "level"):
+        return "not shown"
+    low, high = found.result.low, found.result.high
+    return "held" if low > bound else "contradicted" if high < bound else "not shown"
 
 
 def _find(ablation: Ablation, made: Sequence[Row], side: str) -> Row | None:
@@ -247,7 +276,12 @@ def title(ablation: Ablation, row: Row) -> str:
     """A row's heading: its variants and, unless it is what they are about, its role."""
     if len(ablation.variants) == 1:
         return label(row.role)
-    every = len(row.variants) > 1 and len(row.variants) == len(ablation.variants)
-    names = f"{len(row.variants)} variants" if len(row.variants) > NAMED_VARIANTS else ", ".join(row.variants)
-    names = "all variants" if every else names
-    return names if row.main and not every else f"{names}: {label(row.role)}"
+    shown, every = names(ablation, row), len(row.variants) == len(ablation.variants)
+    return shown if row.main and not every else f"{shown}: {label(row.role)}"
+
+
+def names(ablation: Ablation, row: Row) -> str:
+    """A row's variants, by number where there are many."""
+    if 1 < len(row.variants) == len(ablation.variants):
+        return "all variants"
+    return f"{len(row.variants)} variants" if len(row.variants) > NAMED_VARIANTS else ", ".join(row.variants)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,28 +19,45 @@ from eyas.report.ablation import (
     accuracy,
     against_baseline,
     judge,
+    names,
     rows,
     title,
     within_variants,
 )
+from eyas.report.ablation_words import answer, caveats, chance
 from eyas.report.page import environment
 from eyas.report.plots import Dot, dots
-from eyas.report.words import count, duration, percent, points
+from eyas.report.words import count, duration, label, p_value, percent, points
 
 
 def render(ablation: Ablation) -> str:
     """`ablation.html` as text; it loads nothing from anywhere."""
     made = rows(ablation)
+    verdicts = judge(ablation, made)
+    sections = _sections(ablation, made)
+    known = [found for item in verdicts if (found := item.difference) is not None and not found.same_model]
     content: dict[str, Any] = {
         "ablation": ablation,
+        "answer": answer(ablation, made, verdicts),
+        "caveats": caveats(ablation, made),
+        "failed": _failed(ablation),
         "modes": ablation.modes,
         "rows": [(title(ablation, row), row, [accuracy(row, mode) for mode in ablation.modes]) for row in made],
         "charts": _charts(ablation, made),
         "sections": [
-            (heading, note, _titled(ablation, found), _scale(found))
-            for heading, note, found in _sections(ablation, made)
+            (
+                anchor,
+                heading,
+                note,
+                _titled(ablation, found, within=anchor == "within"),
+                _scale(found),
+                chance(len(found)),
+            )
+            for anchor, heading, note, found in sections
         ],
-        "verdicts": judge(ablation, made),
+        "verdicts": verdicts,
+        "claims_scale": _scale(known),
+        "claims_chance": chance(len(known)),
         "changes": {
             ablation.variants[name]: yaml.safe_dump(dict(changed), sort_keys=False, allow_unicode=True, width=100)
             for name, changed in ablation.changes.items()
@@ -49,37 +67,45 @@ def render(ablation: Ablation) -> str:
     return environment().get_template("ablation.html").render(content)
 
 
-def _sections(ablation: Ablation, made: Sequence[Row]) -> list[tuple[str, str, list[Difference]]]:
-    """Heading, explanation and differences of each table of differences that has any."""
+def _sections(ablation: Ablation, made: Sequence[Row]) -> list[tuple[str, str, str, list[Difference]]]:
+    """Anchor, heading, explanation and differences of each table of differences that has any."""
     found = [
         (
+            "baseline",
             "Against the baseline",
             f"Each variant minus {ablation.variants[ablation.baseline]}, the model in the same role.",
             against_baseline(ablation, made),
         ),
-        ("Within each variant", "Models of one variant against each other.", within_variants(ablation, made)),
+        ("within", "Within each variant", "Models of one variant against each other.", within_variants(ablation, made)),
     ]
-    return [section for section in found if section[2]]
+    return [section for section in found if section[3]]
 
 
-def _titled(ablation: Ablation, found: Sequence[Difference]) -> list[tuple[str, Difference]]:
-    return [(_pair(ablation, item), item) for item in found]
+def _titled(ablation: Ablation, found: Sequence[Difference], *, within: bool) -> list[tuple[str, Difference]]:
+    return [(_pair(ablation, item, within=within), item) for item in found]
 
 
-def _pair(ablation: Ablation, item: Difference) -> str:
-    return f"{title(ablation, item.a)} − {title(ablation, item.b)}"
+def _pair(ablation: Ablation, item: Difference, *, within: bool) -> str:
+    """Both rows' headings; of one variant its name once, of the row that fewer variants share, and the two roles."""
+    if not within:
+        return f"{title(ablation, item.a)} − {title(ablation, item.b)}"
+    own = min(item.a, item.b, key=lambda row: len(row.variants))
+    roles = f"{label(item.a.role)} − {label(item.b.role)}"
+    return roles if len(ablation.variants) == 1 else f"{names(ablation, own)}: {roles}"
 
 
 def _scale(found: Sequence[Difference]) -> float:
     """Half-width of the scale that intervals are drawn on: the widest but for the one most extreme tenth."""
     ends = sorted(max(abs(item.result.low), abs(item.result.high)) for item in found)
-    return max(0.02, ends[int(0.9 * (len(ends) - 1))])
+    return max(0.02, ends[int(0.9 * (len(ends) - 1))]) if ends else 0.02
 
 
 def _charts(ablation: Ablation, made: Sequence[Row]) -> list[Markup]:
     """Accuracy of what each variant is about, one chart a mode; of every model where there is one variant."""
     several = len(ablation.variants) > 1
     charts = []
+    shares = [found.high for row in made for mode in ablation.modes if (found := accuracy(row, mode)) is not None]
+    top = min(100.0, 10.0 * math.ceil(10 * max(shares, default=1.0)))
     for mode in ablation.modes:
         drawn = []
         for row in made:
@@ -89,8 +115,16 @@ def _charts(ablation: Ablation, made: Sequence[Row]) -> list[Markup]:
                 drawn.append(Dot(title(ablation, row), row.role, 100 * found.value, percent(found.value), low, high))
         if drawn:
             name = f"{mode.capitalize()} mode, mean over seeds"
-            charts.append(dots(drawn, name=f"ablation-{mode}", title=name, xlabel="accuracy, %", limits=(0, 100)))
+            charts.append(dots(drawn, name=f"ablation-{mode}", title=name, xlabel="accuracy, %", limits=(0, top)))
     return charts
+
+
+def _failed(ablation: Ablation) -> list[tuple[str, list[int], str]]:
+    """(variant's label, seeds, error), seeds with the same error together."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for (name, seed), error in ablation.failures.items():
+        found.setdefault((ablation.variants[name] or ablation.name, error), []).append(seed)
+    return [(shown, seeds, error) for (shown, error), seeds in found.items()]
 
 
 def markdown(ablation: Ablation) -> str:
@@ -108,15 +142,17 @@ def markdown(ablation: Ablation) -> str:
             ],
         )
     ]  # fmt: skip
-    for heading, _, found in _sections(ablation, made):
+    for anchor, heading, _, found in _sections(ablation, made):
         lines = [
-            [_pair(ablation, item), item.mode, f"{points(item.result.difference)} {_span(item)}",
+            [_pair(ablation, item, within=anchor == "within"), item.mode,
+             f"{points(item.result.difference)} {_span(item)}", p_value(item.result.p_value),
              ", ".join(points(value) for value in item.result.per_seed), count(item.result.n)]
             for item in found
         ]  # fmt: skip
-        parts.append(_table([f"{heading.lower()}, points", "mode", "pooled, 95 %", "by seed", "n"], lines))
+        parts.append(_table([f"{heading.lower()}, points", "mode", "pooled, 95 %", "p", "by seed", "n"], lines))
     if verdicts := judge(ablation, made):
-        parts.append(_table(["claim", "mode", "difference, points", "verdict"], list(map(_verdict, verdicts))))
+        parts.append(_table(["claim", "mode", "difference, points", "p", "verdict"], list(map(_verdict, verdicts))))
+    parts += [" ".join([answer(ablation, made, verdicts), *caveats(ablation, made)])]
     if ablation.failures:
         parts.append(
             "\n".join(
@@ -152,9 +188,11 @@ def _span(item: Difference) -> str:
 
 def _verdict(verdict: Verdict) -> list[str]:
     found = verdict.difference
-    shown = "–" if found is None else f"{points(found.result.difference)} {_span(found)}"
+    same = found is not None and found.same_model
+    shown = "–" if found is None else "the same model" if same else f"{points(found.result.difference)} {_span(found)}"
+    p = "–" if found is None or same else p_value(found.result.p_value)
     margin = f" (not worse than by {percent(verdict.claim.margin)})" if verdict.claim.expect == "not_worse" else ""
-    return [verdict.claim.claim + margin, verdict.claim.mode, shown, verdict.outcome]
+    return [verdict.claim.claim + margin, verdict.claim.mode, shown, p, verdict.outcome]
 
 
 def as_dict(ablation: Ablation) -> dict[str, Any]:
