@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
+import signal
+import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import pytest
 from eyas.records import SequenceRecord
 from eyas.stats import paired_difference, wilson
 from eyas.storage.shards import read_records
+from eyas.storage.tokenization import load_tokenizer
 
 STUDENT, TEACHER = "builtin:nano-student", "builtin:nano-teacher"
 QUICK = ("--max-tokens", "64", "--modes", "fast")
@@ -61,7 +66,7 @@ def test_the_numbers_follow_from_the_predictions(sums: Path, tmp_path: Path) -> 
     records = list(read_records(file.parent / "predictions", kind=SequenceRecord))
     assert len(records) == facts["examples"] == 8
     assert facts["unanswered"] == 1
-    assert "1 that cannot be graded left out" in out
+    assert "1 that cannot be graded left out" in " ".join(out.split())
     right = sum(record.grade == 1.0 for record in records)
     found = facts["accuracy"]["fast"]
     assert (found["value"], found["n"]) == (right / 8, 8)
@@ -119,6 +124,68 @@ def test_samples_give_pass_at_k_and_do_not_count_as_examples(sums: Path, tmp_pat
     assert passed["1"]["value"] == pytest.approx(found["value"])
     assert passed["4"]["value"] == pytest.approx(len(solved) / 8)  # pass@4 of four: any of them
     assert "pass@4" in out
+
+
+def test_repeated_problems_count_once_and_prompts_too_long_for_the_model_are_wrong(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{a}+11", "completion": str(a + 11)} for a in (12, 23, 31)]
+    rows += [rows[0], rows[2], rows[0], {"prompt": "12+30 " * 200, "completion": "42"}]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = eyas("evaluate", STUDENT, "--data", path, "--out", tmp_path, "--baseline", TEACHER, *QUICK)
+    assert code == 0, err
+    facts = json.loads(only(tmp_path).read_text())
+    assert (facts["examples"], facts["repeated"], facts["too_long"]) == (4, 3, 1)
+    assert facts["accuracy"]["fast"]["n"] == 4
+    (cut,) = [
+        record
+        for record in read_records(only(tmp_path).parent / "predictions", kind=SequenceRecord)
+        if not record.completion_ids
+    ]
+    assert (cut.finish_reason, cut.grade) == ("length", 0.0)
+    assert json.loads(only(tmp_path, "comparison-*.json").read_text())["modes"]["fast"]["n"] == 4
+    told = " ".join(out.split())
+    assert "3 that repeat an earlier problem left out" in told
+    assert "1 whose prompt does not fit into the model's context counted as wrong" in told
+
+
+def test_the_numbers_say_what_they_hang_on_and_come_by_level_and_source(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name, first in (("easy", 12), ("hard", 41)):
+        lines = [json.dumps({"prompt": f"{first}+{b}", "completion": str(first + b)}) + "\n" for b in (11, 13)]
+        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(lines))
+    shorter = ("--max-tokens", "24", "--modes", "fast", "--samples", "3", "--temperature", "0.7")
+    code, out, err = eyas("evaluate", STUDENT, "--data", tmp_path / "data", "--out", tmp_path, *shorter)
+    assert code == 0, err
+    facts = json.loads(only(tmp_path).read_text())
+    assert list(facts["pass_at_k"]["fast"]) == ["1", "2", "3"]
+    assert facts["graders"] == ["numeric"]
+    template = load_tokenizer(Path(__file__).parents[1] / "src/eyas/builtin/nano-student").chat_template
+    assert facts["template_sha256"] == hashlib.sha256(str(template).encode()).hexdigest()
+    assert {"torch", "transformers", "eyas", "python"} <= facts["made_on"].keys()
+    assert "95 % intervals" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    rows = [json.dumps({"prompt": f"{a}+{b}", "completion": str(a + b)}) for a in range(11, 61) for b in range(11, 61)]
+    path.write_text("\n".join(rows))
+    command = ["evaluate", STUDENT, "--data", str(path), "--out", str(tmp_path), *QUICK]
+    process = subprocess.Popen([sys.executable, "-m", "eyas", *command], stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("evaluations/*-student-*/.holder.json")) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command continues" in err
+
+
+def test_a_baseline_that_is_not_there_is_found_before_anything_is_answered(sums: Path, tmp_path: Path) -> None:
+    code, _, err = eyas("evaluate", STUDENT, "--baseline", "./nowhere", "--data", sums, "--out", tmp_path, *QUICK)
+    assert code == 1
+    assert "no such directory" in err
+    assert not list(tmp_path.glob("evaluations/*/predictions"))
 
 
 @pytest.mark.parametrize(

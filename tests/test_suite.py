@@ -20,7 +20,7 @@ from eyas.measurement import Measure, evaluate_model
 from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
 from eyas.stats import wilson
 from eyas.storage.context import SilentProgress
-from eyas.suite import PAPER
+from eyas.suite import PAPER, Benchmark
 
 MODEL = Path(__file__).parents[1] / "src/eyas/builtin/nano-teacher"
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
@@ -80,7 +80,18 @@ def test_a_local_task_is_run_without_a_network_and_agrees_with_our_own_evaluatio
     for name, unsafe in (("sums", "false"), ("sums_code", "true")):
         (tmp_path / f"{name}.yaml").write_text(TASK.format(name=name, data=data, unsafe=unsafe))
     (tmp_path / "choice.yaml").write_text(CHOICE.format(data=data))
-    out = evaluate(MODEL, "--tasks", "sums,sums_code,choice", "--include-path", tmp_path, "--out", tmp_path / "runs")
+    (tmp_path / "absent.yaml").write_text(TASK.format(name="absent", data=tmp_path / "no.jsonl", unsafe="false"))
+    wrong = TASK.replace("{{{{prompt", "{{{{promt").format(name="misspelt", data=data, unsafe="false")
+    (tmp_path / "misspelt.yaml").write_text(wrong)
+    out = evaluate(
+        MODEL,
+        "--tasks",
+        "sums,sums_code,choice,absent,misspelt",
+        "--include-path",
+        tmp_path,
+        "--out",
+        tmp_path / "runs",
+    )
     assert "The hub is out of reach" in out
     (results,) = (tmp_path / "runs/evaluations").glob("*-harness-*/sums.json")
     (found,) = json.loads(results.read_text())
@@ -90,6 +101,9 @@ def test_a_local_task_is_run_without_a_network_and_agrees_with_our_own_evaluatio
         [ours[name] for name in ("value", "low", "high", "n")]
     )
     assert re.search(r"sums_code +– .*needs --unsafe-code", out)
+    assert "sums: sums v7, exact_match,none" in out
+    assert "absent: failed: the task cannot be loaded: FileNotFoundError" in out
+    assert "misspelt: failed: the task cannot be loaded: UndefinedError: 'promt' is undefined" in out
     (choice,) = json.loads((results.parent / "choice.json").read_text())
     assert (choice["value"], choice["n"], choice["metric"]) == (1.0, 12, "acc,none")
     assert (choice["low"], choice["high"]) == wilson(12, 12)
@@ -99,8 +113,9 @@ def test_the_paper_suite_says_what_needs_the_hub(tmp_path: Path) -> None:
     out = evaluate(MODEL, "--suite", "paper", "--limit", "2", "--out", tmp_path)
     for benchmark in PAPER:
         (row,) = (line for line in out.splitlines() if line.strip().startswith(benchmark.name + " "))
+        assert len(row.rstrip()) <= 80
         if benchmark.task is None:
-            assert "not in lm-evaluation-harness" in row
+            assert "CLUEWSC: no task: not in lm-evaluation-harness" in out
         elif benchmark.runs_code:
             assert "needs --unsafe-code" in row
         else:
@@ -122,6 +137,14 @@ def test_every_task_and_shot_count_of_the_table_is_the_harness_own() -> None:
         name for text in texts if "unsafe_code: true" in text for name in re.findall(r"^task: *(\w+)", text, re.M)
     }
     assert {item.task for item in PAPER if item.runs_code} == wanted & unsafe - {"mbpp_instruct"}
+
+
+def test_a_result_with_other_shots_or_another_metric_is_another_file() -> None:
+    (mmlu,) = (item for item in PAPER if item.name == "MMLU")
+    plain, three = Benchmark("mmlu", "mmlu"), Benchmark("MMLU", "mmlu", shots=3, metric="acc,none")
+    names = [harness.result_file(item, "mmlu") for item in (mmlu, plain, three)]
+    assert names[1] == "mmlu.json"
+    assert len({name.lower() for name in names}) == 3
 
 
 def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,10 @@ QUIET = {
 """Libraries' own bars would tear ours; read by them when they are imported."""
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
 def main() -> None:
     """Entry point: a known error is one message and exit code 1, an interrupt exits with 130."""
     from eyas.errors import EyasError
@@ -168,6 +172,8 @@ def main() -> None:
     except EyasError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:  # typer exits with it, and says nothing
+            raise
         sys.stderr.write("\nInterrupted. The same command continues where this one stopped.\n")
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None

@@ -13,6 +13,14 @@ from rich.console import Console
 if TYPE_CHECKING:
     from eyas.records import Mode
 
+EXAMPLES = (
+    "Examples:",
+    "eyas evaluate HuggingFaceTB/SmolLM2-135M-Instruct --data test.jsonl --limit 200",
+    "eyas evaluate runs/NAME/models/distilled --baseline runs/NAME/models/sft --data test.jsonl",
+    "eyas evaluate MODEL --data test.jsonl --samples 8 --temperature 0.7",
+    "eyas evaluate MODEL --suite paper --limit 100",
+)
+OF_FILE, OF_BENCHMARKS, OF_RECIPE = "On a file of examples", "On benchmarks", "Of a recipe"
 RECIPES = (".yaml", ".yml")
 
 
@@ -35,12 +43,31 @@ Target = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="Workspace: artifacts, runs and evaluations are kept here.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=2, help="At most this many examples.")]
-Name = Annotated[str | None, typer.Option("--name", help="Recipe: only the stage of this name.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Recipe: override a field.")]
-Data = Annotated[str | None, typer.Option("--data", metavar="FILE", help="Examples with answers.")]
-Grader = Annotated[str | None, typer.Option("--grader", help="How answers are checked, for instance numeric or exact.")]
+Name = Annotated[str | None, typer.Option("--name", rich_help_panel=OF_RECIPE, help="Only the stage of this name.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", rich_help_panel=OF_RECIPE, metavar="KEY=VALUE", help="Override a field."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", rich_help_panel=OF_FILE, metavar="FILE", help="Examples with answers."),
+]
+Grader = Annotated[
+    str | None,
+    typer.Option(
+        "--grader",
+        rich_help_panel=OF_FILE,
+        help="How answers are checked, for instance numeric or exact.",
+    ),
+]
 Baseline = Annotated[
-    str | None, typer.Option("--baseline", metavar="MODEL", help="Compare with this model, example by example.")
+    str | None,
+    typer.Option(
+        "--baseline",
+        rich_help_panel=OF_FILE,
+        metavar="MODEL",
+        help="Compare with this model, example by example.",
+    ),
 ]
 Thinking = Annotated[
     str | None, typer.Option("--thinking", help="plain, qwen3 or pangu; guessed from run or template.")
@@ -52,25 +79,44 @@ MaxTokens = Annotated[
     int | None,
     typer.Option("--max-tokens", min=1, help="Longest completion; 512, or what a benchmark says.", show_default=False),
 ]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
-Samples = Annotated[int, typer.Option("--samples", min=1, help="Answers per example; needs a temperature.")]
+Temperature = Annotated[float, typer.Option("--temperature", rich_help_panel=OF_FILE, min=0.0, help="0 is greedy.")]
+Samples = Annotated[
+    int,
+    typer.Option("--samples", rich_help_panel=OF_FILE, min=1, help="Answers per example; needs a temperature."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of the samples, and of which examples --limit takes.")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], typer.Option("--dtype", help="Type of the weights.")]
 BatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", min=1, help="Completions decoded together; 64, benchmarks 8.", show_default=False),
 ]
-Suite = Annotated[Literal["paper"] | None, typer.Option("--suite", help="Benchmarks: those of the paper.")]
-Tasks = Annotated[
-    str | None, typer.Option("--tasks", metavar="A,B", help="Tasks of lm-evaluation-harness, instead of --data.")
+Suite = Annotated[
+    Literal["paper"] | None, typer.Option("--suite", rich_help_panel=OF_BENCHMARKS, help="Those of the paper.")
 ]
-Include = Annotated[Path | None, typer.Option("--include-path", help="Directory with task files of your own.")]
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks",
+        rich_help_panel=OF_BENCHMARKS,
+        metavar="A,B",
+        help="Tasks of lm-evaluation-harness, instead of --data.",
+    ),
+]
+Include = Annotated[
+    Path | None,
+    typer.Option("--include-path", rich_help_panel=OF_BENCHMARKS, help="Directory with task files of your own."),
+]
 Chat = Annotated[
     bool | None,
-    typer.Option("--chat-template/--no-chat-template", help="Benchmarks: ask through it; if there is one."),
+    typer.Option(
+        "--chat-template/--no-chat-template", rich_help_panel=OF_BENCHMARKS, help="Ask through it; if there is one."
+    ),
 ]
 UnsafeCode = Annotated[
-    bool, typer.Option("--unsafe-code", help="Benchmarks: execute code that the model writes, unconfined.")
+    bool,
+    typer.Option(
+        "--unsafe-code", rich_help_panel=OF_BENCHMARKS, help="Execute code that the model writes, unconfined."
+    ),
 ]
 
 
@@ -138,7 +184,7 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
 
     app.command(
         rich_help_panel="Single stages",
-        epilog="Example: eyas evaluate HuggingFaceTB/SmolLM2-135M-Instruct --data test.jsonl --limit 200",
+        epilog="\n\n".join(EXAMPLES),
     )(evaluate)
 
 
@@ -205,7 +251,7 @@ def _measure_on_file(
 
     from eyas.console import progress_bars, quieten, shown
     from eyas.errors import RecipeError
-    from eyas.measurement import Measure, compare, evaluate_model
+    from eyas.measurement import Measure, compare, evaluate_model, require_model
     from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
     from eyas.recipe.graders import grader_spec, unknown_grader
     from eyas.report.evaluation import difference_lines, evaluation_table
@@ -221,12 +267,15 @@ def _measure_on_file(
     )
     quieten()
     console = Console(highlight=False)
+    if baseline is not None:
+        require_model(baseline)  # before hours of the other model's answers
     with progress_bars(console) as bars:
         display = partial(shown, console=console, bars=bars)
         found = evaluate_model(target, measure, workspace=out, shown=display)
         rival = None if baseline is None else evaluate_model(baseline, measure, workspace=out, shown=display)
-    console.print(evaluation_table([found.facts] if rival is None else [found.facts, rival.facts]))
-    for line in difference_lines({} if rival is None else compare(found, rival)):
+    for evaluated in (found,) if rival is None else (found, rival):
+        console.print(evaluation_table(evaluated.facts))
+    for line in difference_lines({} if rival is None else compare(found, rival), samples=measure.samples):
         console.print(line, soft_wrap=True)
     console.print(f"Predictions and evaluation.json: {found.directory}", soft_wrap=True)
 
@@ -249,7 +298,7 @@ def _run_benchmarks(
     if not go_offline_unless_reachable():
         console.print("The hub is out of reach: only what is on this machine can be measured.")
     from eyas.console import progress_bars, quieten, shown
-    from eyas.report.evaluation import suite_table
+    from eyas.report.evaluation import suite_notes, suite_table
 
     quieten()
     options = SuiteOptions(**common)
@@ -266,5 +315,7 @@ def _run_benchmarks(
             outcomes += harness.measure(benchmark)
             progress.advance(note=benchmark.name)
     console.print(suite_table(outcomes, title=target, chat=harness.chat, mode=options.mode))
+    for line in suite_notes(outcomes):
+        console.print(line, soft_wrap=True, markup=False)
     if any(outcome.status == "measured" for outcome in outcomes):
         console.print(f"Results: {harness.directory}", soft_wrap=True)

@@ -1,7 +1,8 @@
 """`eyas evaluate MODEL --suite paper` and `--tasks a,b`: benchmarks through lm-evaluation-harness.
 
-Results lie in `evaluations/NAME-harness-HASH/TASK.json`, one a task, so an interrupted suite goes on where it stopped;
-tasks of the user's own directory are always run again, since their data may have changed.
+Results lie in `evaluations/NAME-harness-HASH/TASK.json` (of a suite, which asks for its own shots and metric,
+`TASK--HASH.json`), one a task, so an interrupted suite goes on where it stopped; tasks of the user's own directory are
+always run again, since their data may have changed.
 
 Whether the hub answers must be known before its libraries are imported, so they and torch are imported late.
 """
@@ -22,13 +23,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from eyas.errors import MissingExtra, RecipeError
 from eyas.suite import Benchmark
 
 HUB = "https://huggingface.co"
 PROBE_S = 4.0
 """How long the hub may take to answer before it counts as out of reach."""
-Status = Literal["measured", "needs the hub", "needs packages", "needs --unsafe-code", "needs fast mode", "no task"]
+Status = Literal[
+    "measured", "needs the hub", "needs packages", "needs --unsafe-code", "needs fast mode", "no task", "failed"
+]
 
 
 @dataclass(frozen=True)
@@ -148,17 +153,21 @@ class Harness:
             return [Outcome(name, "no task", "not in lm-evaluation-harness")]
         if benchmark.runs_code and not self._options.unsafe_code:
             return [_unsafe(name, task)]
-        file = self.directory / f"{task}.json"
+        file = self.directory / result_file(benchmark, task)
         if file.is_file() and self._include is None:
             return [Outcome(**item) for item in json.loads(file.read_text())]
         try:
             with _quiet():
                 loaded = self._tasks.load([task])
         except OSError as error:
+            if type(error) is FileNotFoundError:  # the hub's own are subclasses
+                return [_failed(name, task, error)]
             gated = "; gated: accept its terms there and log in with `hf auth login`" if benchmark.gated else ""
             return [Outcome(name, "needs the hub", f"{_first_line(error)}{gated}", task)]
         except (ImportError, AssertionError) as error:
             return [Outcome(name, "needs packages", _first_line(error), task)]
+        except (ValueError, LookupError, TypeError, AttributeError, TemplateError) as error:  # a task file's mistake
+            return [_failed(name, task, error)]
         parts = loaded["tasks"].values()
         if any(getattr(part, "UNSAFE_CODE", False) for part in parts) and not self._options.unsafe_code:
             return [_unsafe(name, task)]
@@ -222,6 +231,18 @@ def _outcome(name: str, task: str, metric: str | None, results: Mapping[str, Any
 
 def _unsafe(name: str, task: str) -> Outcome:
     return Outcome(name, "needs --unsafe-code", "executes what the model writes, on this machine, unconfined", task)
+
+
+def _failed(name: str, task: str, error: Exception) -> Outcome:
+    return Outcome(name, "failed", f"the task cannot be loaded: {type(error).__name__}: {_first_line(error)}", task)
+
+
+def result_file(benchmark: Benchmark, task: str) -> str:
+    """Name of the file with a benchmark's result: the same task with other shots or another metric has another."""
+    if benchmark == Benchmark(task, task):
+        return f"{task}.json"
+    digest = hashlib.sha256(json.dumps(asdict(benchmark), sort_keys=True).encode()).hexdigest()
+    return f"{task}--{digest[:8]}.json"
 
 
 def _first_line(error: BaseException) -> str:

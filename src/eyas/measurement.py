@@ -23,8 +23,9 @@ from eyas.errors import DataError, ModelError
 from eyas.recipe import THINKING_FORMATS, ExecutionSpec, FileSource, ModelSpec, SamplingSpec, ThinkingSpec, parse_recipe
 from eyas.records import MODES, Example, Mode, SequenceRecord
 from eyas.stats import paired_difference
-from eyas.storage.artifacts import atomic_path, read_json
+from eyas.storage.artifacts import atomic_path, read_json, write_json
 from eyas.storage.context import Progress
+from eyas.storage.hardware import describe_hardware
 from eyas.storage.locks import locked
 from eyas.storage.models import identity, materialise, parameter_count
 from eyas.storage.process import prepare_process
@@ -33,10 +34,12 @@ from eyas.storage.tokenization import load_tokenizer
 from eyas.tasks import content_identities, load_examples
 from eyas.thinking import format_of_template
 
-FORMAT = 1
+FORMAT = 2
 """Version of what a prediction is; part of the hash that names the directory."""
 SHARD = 256
 """Predictions per shard, a closed unit of work."""
+MADE_ON = "made_on.json"
+"""Machine and versions of the attempt that made the last answers."""
 
 Shown = Callable[[str], AbstractContextManager[Progress]]
 """A progress display for a piece of work with this label."""
@@ -77,7 +80,7 @@ def evaluate_model(origin: str, measure: Measure, *, workspace: Path, shown: Sho
     Raises: ModelError, DataError, GradingError, OutOfMemory; Locked, while another process is at the same evaluation.
     """
     spec = ModelSpec(from_=weights_of(origin), dtype=measure.dtype)
-    examples, unanswered = _examples(measure)
+    examples, left_out = _examples(measure)
     thinking, thinks = thinking_of(spec, measure.thinking, workspace)
     modes = measure.modes or (MODES if thinks else ("reasoning",))
     settings = _settings(spec, measure, thinking, modes)
@@ -96,9 +99,13 @@ def evaluate_model(origin: str, measure: Measure, *, workspace: Path, shown: Sho
             "eyas": __version__,
             "parameters": parameter_count(model),
             "examples": len(examples),
-            "unanswered": unanswered,
+            **left_out,
+            "too_long": len({record.example_id for record in records if not record.completion_ids}),
             "settings": settings,
+            "graders": sorted({example.grader for example in examples}),
             "prompts": _prompt_hash(records),
+            "template_sha256": _template_hash(model),
+            "made_on": read_json(directory / MADE_ON),
         } | _summary(records, examples, measure.samples)
         with atomic_path(directory / "evaluation.json") as draft:
             draft.write_text(json.dumps(facts, indent=1, ensure_ascii=False))
@@ -131,6 +138,11 @@ def materialised(spec: ModelSpec, workspace: Path) -> Path:
     return directory / "model"
 
 
+def require_model(origin: str) -> None:
+    """Raises: ModelError, if the model's weights cannot be had."""
+    identity(ModelSpec(from_=weights_of(origin)))
+
+
 def weights_of(origin: str) -> str:
     """The directory with the weights: of an artifact its `model/`."""
     path = Path(origin).expanduser()
@@ -148,8 +160,9 @@ def slug(origin: str) -> str:
     return re.sub(r"[^\w.]+", "-", "-".join(origin.rstrip("/").split("/")[-2:])).strip("-.") or "model"
 
 
-def _examples(measure: Measure) -> tuple[list[Example], int]:
-    """The examples that can be graded, and how many cannot, for want of a reference that their grader can use."""
+def _examples(measure: Measure) -> tuple[list[Example], dict[str, int]]:
+    """The examples that can be graded, each once; how many cannot be, for want of a reference that their grader can
+    use, and how many repeat an earlier problem, which would count twice."""
     count = measure.limit if measure.limit is not None else 2**62
     found = list(load_examples(measure.data, split="test", count=count, seed=measure.seed))
     answered = [example for example in found if grading.can_grade(example)]
@@ -157,7 +170,8 @@ def _examples(measure: Measure) -> tuple[list[Example], int]:
         raise DataError(
             f"{measure.data.path}: none of {len(found)} examples can be graded: no answer that its grader can use."
         )
-    return answered, len(found) - len(answered)
+    distinct = list({example.id: example for example in reversed(answered)}.values())[::-1]
+    return distinct, {"unanswered": len(found) - len(answered), "repeated": len(answered) - len(distinct)}
 
 
 def thinking_of(spec: ModelSpec, asked: str | None, workspace: Path) -> tuple[ThinkingSpec, bool]:
@@ -203,20 +217,30 @@ def _answer(
         return
     prepare_process(measure.execution)
     respondent = load_respondent(model, dtype=measure.dtype, thinking=thinking, execution=measure.execution)
+    write_json(directory.parent / MADE_ON, describe_hardware(measure.execution))
     for index, unit in missing:
-        records = respondent.answer(unit, sampling=measure.sampling, source="student", seed=(measure.seed, "evaluate"))
+        fits = [respondent.fits(job) for job in unit]
+        fitting = [job for job, fit in zip(unit, fits, strict=True) if fit]
+        made = iter(
+            respondent.answer(fitting, sampling=measure.sampling, source="student", seed=(measure.seed, "evaluate"))
+        )
+        records = [
+            next(made) if fit else respondent.unfit(job, source="student") for job, fit in zip(unit, fits, strict=True)
+        ]
         write_shard(directory, index, records, kind=SequenceRecord)
         progress.advance(len(unit))
 
 
 def _summary(records: Sequence[SequenceRecord], examples: Sequence[Example], samples: int) -> dict[str, Any]:
-    """As the facts of a recipe's evaluation; pass@k for 1, 2, 4, … up to the samples, where there are several."""
+    """As the facts of a recipe's evaluation; pass@k for 1, 2, 4, … and all samples, where there are several."""
     parts = by_mode(records)
-    ks = [2**power for power in range(samples.bit_length())] if samples > 1 else []
+    ks = sorted({2**power for power in range(samples.bit_length())} | {samples}) if samples > 1 else []
+    origins = {example.id: example.origin for example in examples}
     return {
         "accuracy": {mode: accuracy(part) for mode, part in parts.items()},
         "pass_at_k": {mode: pass_at(part, ks) for mode, part in parts.items()},
         "by_level": breakdown(records, {example.id: example.level for example in examples}),
+        "by_source": breakdown(records, origins) if len(set(origins.values()) - {""}) > 1 else {},
     }
 
 
@@ -233,6 +257,11 @@ def _grades(records: Sequence[SequenceRecord]) -> dict[Mode, list[float]]:
 
 def _by_example(records: Sequence[SequenceRecord]) -> list[list[SequenceRecord]]:
     return [list(group) for _, group in groupby(records, key=lambda record: record.example_id)]
+
+
+def _template_hash(model: Path) -> str:
+    """SHA-256 of the chat template's text; of none, that of the empty text."""
+    return hashlib.sha256(str(load_tokenizer(model).chat_template or "").encode()).hexdigest()
 
 
 def _prompt_hash(records: Sequence[SequenceRecord]) -> str:

@@ -38,6 +38,22 @@ class Respondent:
     stop: tuple[int, ...]
     thinking: ThinkingSpec
 
+    def fits(self, job: Job) -> bool:
+        """Whether the prompt leaves room for a completion in the model's context."""
+        return len(self._prompt_ids(job)) < self.engine.context
+
+    def unfit(self, job: Job, *, source: Source) -> SequenceRecord:
+        """The record of a prompt that does not fit: no completion, cut at the limit, and so wrong."""
+        example, mode, sample = job
+        return SequenceRecord(
+            example_id=example.id, sample=sample, mode=mode, source=source, prompt_ids=self._prompt_ids(job),
+            completion_ids=[], finish_reason="length", grade=0.0,
+        )  # fmt: skip
+
+    def _prompt_ids(self, job: Job) -> list[int]:
+        example, mode, _ = job
+        return encode_text(self.tokenizer, render_prompt(self.tokenizer, example, mode, thinking=self.thinking))
+
     def answer(
         self, jobs: Sequence[Job], *, sampling: SamplingSpec, source: Source, seed: tuple[object, ...]
     ) -> list[SequenceRecord]:

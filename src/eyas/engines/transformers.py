@@ -42,6 +42,11 @@ class TransformersEngine:
     def _head(self) -> Head:
         return replace(head_of(self._model), vocabulary=self._vocabulary)
 
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and completion may have together."""
+        return self._context
+
     def generate(self, requests: Sequence[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
         """As `Engine.generate`, by continuous batching (engines/decoding.py).
 

@@ -12,46 +12,61 @@ from rich.table import Table
 from eyas.report.words import count, p_value, percent, points
 
 
-def evaluation_table(facts: Sequence[Mapping[str, Any]]) -> Table:
-    """Accuracy by model, mode and level (where there are several) with interval, n, lengths and truncation.
+def evaluation_table(facts: Mapping[str, Any]) -> Table:
+    """One model's accuracy by mode, level and source (where there are several), with interval, n, length, truncation.
 
-    `facts` are contents of `evaluation.json`: the model's and, where there is one, the baseline's.
+    `facts` are the content of `evaluation.json`. It fits into 80 columns.
     """
-    first = facts[0]
-    left_out = f"; {first['unanswered']} that cannot be graded left out" if first["unanswered"] else ""
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=escape(str(first["data"])),
+        title=escape(f"{facts['model']} on {facts['data']}"),
         title_justify="left",
-        caption=f"95 % intervals (Wilson){left_out}",
+        caption=". ".join(_notes(facts)) + ".",
         caption_justify="left",
+        pad_edge=False,
     )
-    for name in ("model", "mode", "level"):
-        table.add_column(name)
-    for name in ("accuracy, %", "95 % interval", "n", "mean tokens", "truncated, %"):
-        table.add_column(name, justify="right")
-    for item in facts:
-        for mode, found in item["accuracy"].items():
-            table.add_row(escape(item["model"]), mode, "all", *_cells(found), style="bold")
-            for k, part in item["pass_at_k"][mode].items():
-                table.add_row("", f"pass@{k}", "all", *_cells(part))
-            levels = item["by_level"].get(mode, {})
-            for level, part in levels.items() if len(levels) > 1 else ():
-                table.add_row("", "", escape(level), *_cells(part))
+    table.add_column("mode")
+    table.add_column("of", overflow="fold")
+    for name in ("accuracy, %", "95 % interval", "n", "tokens", "cut, %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for mode, found in facts["accuracy"].items():
+        table.add_row(mode, "all", *_cells(found), style="bold")
+        for k, part in facts["pass_at_k"][mode].items():
+            if k != "1":  # the accuracy itself
+                table.add_row("", f"pass@{k}", *_cells(part))
+        for by in ("by_level", "by_source"):
+            parts = facts[by].get(mode, {})
+            for name, part in parts.items() if len(parts) > 1 else ():
+                table.add_row("", escape(name), *_cells(part))
+        table.add_section()
     return table
 
 
-def difference_lines(differences: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """A line per mode of `comparison-….json`: paired bootstrap interval and exact McNemar test."""
+def _notes(facts: Mapping[str, Any]) -> list[str]:
+    notes = ["95 % intervals (Wilson); tokens: mean length of an answer; cut: at the length limit, counted as wrong"]
+    for key, what in (
+        ("unanswered", "that cannot be graded left out"),
+        ("repeated", "that repeat an earlier problem left out"),
+        ("too_long", "whose prompt does not fit into the model's context counted as wrong"),
+    ):
+        if facts[key]:
+            notes.append(f"{count(facts[key])} {what}")
+    return notes
+
+
+def difference_lines(differences: Mapping[str, Mapping[str, float]], *, samples: int) -> list[str]:
+    """A line per mode of `comparison-….json`: paired bootstrap interval and exact test, of several samples the sign
+    test of their shares."""
+    test = "McNemar p" if samples == 1 else "sign test p"
     return [
         f"model − baseline, {mode}: {points(found['difference'])} points ({points(found['low'])} to "
-        f"{points(found['high'])}), {count(found['n'])} pairs, McNemar p {p_value(found['p_value'])}"
+        f"{points(found['high'])}), {count(found['n'])} pairs, {test} {p_value(found['p_value'])}"
         for mode, found in differences.items()
     ]
 
 
 def suite_table(outcomes: Sequence[Any], *, title: str, chat: bool, mode: str) -> Table:
-    """A row per benchmark: what was measured, or why it was not."""
+    """A row per benchmark: what was measured, or what it needs; it fits into 80 columns."""
     how = f"chat template, {mode} mode" if chat else "no chat template"
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -59,20 +74,28 @@ def suite_table(outcomes: Sequence[Any], *, title: str, chat: bool, mode: str) -
         title_justify="left",
         caption=f"lm-evaluation-harness, {how}; 95 % intervals (Wilson)",
         caption_justify="left",
+        pad_edge=False,
     )
     table.add_column("benchmark")
     for name in ("result, %", "95 % interval", "n", "shots"):
-        table.add_column(name, justify="right")
-    table.add_column("task and metric, or why not", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
     for item in outcomes:
         if item.status == "measured":
             interval = "–" if item.low is None else f"{percent(item.low)}–{percent(item.high)}"
-            what = f"{item.task} v{item.version} {item.metric}"
-            table.add_row(item.name, percent(item.value), interval, count(item.n), str(item.shots), escape(what))
+            table.add_row(item.name, percent(item.value), interval, count(item.n), str(item.shots))
         else:
-            reason = f"{item.status}: {item.reason}"
-            table.add_row(item.name, "–", "", "", "", escape(reason), style="dim")
+            table.add_row(item.name, "–", item.status, "", "", style="dim")
     return table
+
+
+def suite_notes(outcomes: Sequence[Any]) -> list[str]:
+    """A line per benchmark: the task and metric that its number is, or why there is none."""
+    return [
+        f"{item.name}: {item.task} v{item.version}, {item.metric}"
+        if item.status == "measured"
+        else f"{item.name}: {item.status}: {item.reason}"
+        for item in outcomes
+    ]
 
 
 def _cells(found: Mapping[str, float]) -> list[str]:
