@@ -103,14 +103,15 @@ def _scale(found: Sequence[Difference]) -> float:
 def _charts(ablation: Ablation, made: Sequence[Row]) -> list[Markup]:
     """Accuracy of what each variant is about, one chart a mode; of every model where there is one variant."""
     several = len(ablation.variants) > 1
+    shown = [row for row in made if row.main or not several]
+    shares = {(row.key, mode): accuracy(row, mode) for row in shown for mode in ablation.modes}
+    top = min(100.0, 10.0 * math.ceil(10 * max((found.high for found in shares.values() if found), default=1.0)))
     charts = []
-    shares = [found.high for row in made for mode in ablation.modes if (found := accuracy(row, mode)) is not None]
-    top = min(100.0, 10.0 * math.ceil(10 * max(shares, default=1.0)))
     for mode in ablation.modes:
         drawn = []
-        for row in made:
-            found = accuracy(row, mode)
-            if found is not None and (row.main or not several):
+        for row in shown:
+            found = shares[row.key, mode]
+            if found is not None:
                 low, high = 100 * found.low, 100 * found.high
                 drawn.append(Dot(title(ablation, row), row.role, 100 * found.value, percent(found.value), low, high))
         if drawn:
