@@ -78,6 +78,13 @@ def test_cost_and_cache_are_those_of_the_artifacts(made: Made) -> None:
     assert summary["hardware"]["cpu"] == "Testium 3000"
 
 
+def test_a_difference_that_is_more_than_chance_has_a_sign_and_not_only_a_colour(made: Made) -> None:
+    _, page, _ = made
+    assert '<span class="ahead">▲ +13.0</span>' in page
+    assert '<span class="behind">▼ −12.0</span>' in page
+    assert '<span class="level">▲' not in page
+
+
 def test_the_first_sentence_says_that_distillation_won(made: Made) -> None:
     summary, page, _ = made
     assert summary["verdict"].startswith(
