@@ -16,7 +16,7 @@ from eyas.storage.artifacts import MANIFEST, Artifact, open_artifact
 from eyas.storage.models import identity
 from eyas.tasks import content_identities
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 """Version of how a model spec becomes weights."""
 
 

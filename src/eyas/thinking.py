@@ -20,7 +20,7 @@ def format_of_template(template: str) -> str:
     """Name of the thinking format that a chat template was written for; plain where nothing speaks for another."""
     if "enable_thinking" in template:
         return "qwen3"
-    return "pangu" if "[unused16]" in template or "/no_think" in template else "plain"
+    return "pangu" if "[unused9]" in template or "/no_think" in template else "plain"
 
 
 def prompt_messages(example: Example, mode: Mode, *, thinking: ThinkingSpec) -> list[dict[str, str]]:
@@ -56,9 +56,11 @@ def begins_thinking(prompt: str, *, thinking: ThinkingSpec) -> bool:
 
 
 def continued(prompt: str, completion: str, *, thinking: ThinkingSpec) -> str:
-    """A rendered completion without the opening tag that the prompt already ends with."""
+    """What is written after the prompt, without the opening tag that the prompt already ends with."""
     if not begins_thinking(prompt, thinking=thinking):
         return completion
+    if prompt.endswith(thinking.open):
+        return completion.removeprefix(thinking.open)
     rest = completion.removeprefix(thinking.open.strip())
     return rest.lstrip("\n") if prompt.endswith("\n") else rest
 

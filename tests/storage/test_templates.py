@@ -6,6 +6,7 @@ trl has a second form with `{% generation %}` marks, the template itself says wh
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from eyas.engines.respondent import Respondent
 from eyas.errors import ModelError
 from eyas.recipe import THINKING_FORMATS, SamplingSpec, ThinkingSpec
 from eyas.records import MODES, Example, Mode
+from eyas.storage.origins import link_model
 from eyas.storage.smollm2 import describe_smollm2
 from eyas.storage.tokenization import encode_text, end_of_turn, label_sequence, load_tokenizer, render_prompt
-from eyas.thinking import prompt_messages, template_arguments
+from eyas.thinking import format_of_template, prompt_messages, template_arguments
 
 TOKENIZER = Path(__file__).parents[2] / "src" / "eyas" / "builtin" / "tokenizer"
 EXAMPLE = Example(key="k", prompt=(("user", "12+30"),), answer="42", reasoning="10+30=40")
@@ -37,10 +39,15 @@ END = {
     "gemma3": "<end_of_turn>",
     "phi3": "<|end|>",
     "lfm2": "<|im_end|>",
+    "lfm2_2_5": "<|im_end|>",
+    "phi3_5": "<|end|>",
+    "qwen3_5_nothink": "<|im_end|>",
+    "qwen3_6": "<|im_end|>",
+    "deepseek_r1_distill_training": "<｜end▁of▁sentence｜>",
 }
 """Template -> the token that its model's card gives as the end of a turn."""
 MARKED = ["qwen2_5", "qwen3", "llama3", "gemma", "gemma3", "lfm2"]
-"""Templates that have a second form with `{% generation %}`."""
+"""Templates whose second form marks with `{% generation %}` what is generated, and not the generation prompt too."""
 
 
 def template(name: str) -> str:
@@ -55,13 +62,15 @@ def with_template(name: str) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(TOKENIZER)
     tokens = ["<bos>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<|user|>"]
     tokenizer.add_special_tokens({"extra_special_tokens": [*tokens, *dict.fromkeys(END.values())]})
+    if name.startswith("deepseek"):
+        tokenizer.eos_token = END["deepseek_r1_distill_training"]
     tokenizer.bos_token = "<bos>" if name.startswith("gemma") else "<|begin_of_text|>"
     tokenizer.chat_template = template(name)
     return tokenizer
 
 
 def thinking_of(name: str) -> ThinkingSpec:
-    return THINKING_FORMATS["qwen3" if name in ("qwen3", "qwen3_training", "qwen3_5_think") else "plain"]
+    return THINKING_FORMATS[format_of_template(template(name))]
 
 
 def conversation(mode: Mode, *, thinking: ThinkingSpec) -> list[dict[str, str]]:
@@ -134,6 +143,13 @@ def test_a_template_without_a_system_role_is_one_clear_error() -> None:
         render_prompt(with_template("gemma"), SYSTEM, "fast", thinking=THINKING_FORMATS["plain"])
 
 
+@pytest.mark.parametrize("name", ["deepseek_r1_distill", "qwen3_5_think"])
+def test_a_fast_prompt_opens_and_closes_one_block_where_the_template_always_opens_one(name: str) -> None:
+    prompt = render_prompt(with_template(name), EXAMPLE, "fast", thinking=THINKING_FORMATS["plain"])
+    assert prompt.endswith("<think>\n\n</think>\n\n")
+    assert (prompt.count("<think>"), prompt.count("</think>")) == (1, 1)
+
+
 def test_a_block_that_the_template_opens_is_not_opened_twice() -> None:
     tokenizer = with_template("qwen3_5_think")
     label = label_sequence(tokenizer, EXAMPLE, "reasoning", thinking=THINKING_FORMATS["qwen3"], stop_id=2)
@@ -159,3 +175,54 @@ def test_a_block_that_the_template_opened_must_be_closed_to_have_an_answer(compl
     )
     (record,) = respondent.answer([(EXAMPLE, "reasoning", 0)], sampling=SamplingSpec(), source="student", seed=(0,))
     assert (record.answer, record.grade) == (answer, 1.0 if answer else 0.0)
+
+
+PANGU_CHAT = """
+{%- if messages[0].role != "system" %}[unused9]系统：[unused10]{% endif -%}
+{%- for message in messages -%}
+[unused9]{{ {"system": "系统", "user": "用户", "assistant": "助手"}[message.role] }}：{{ message.content }}[unused10]
+{%- endfor -%}
+{%- if add_generation_prompt %}[unused9]助手：{% endif -%}
+""".strip()
+"""Writes what openPangu-Embedded's own template writes: `[unused9]ROLE：TEXT[unused10]`, a system turn always first."""
+PANGU_TURN = "<s>[unused9]系统：[unused10][unused9]用户：12+30{switch}[unused10][unused9]助手："
+"""Its card's example has `<s>` (id 1) before the chat: the tokenizer's BOS, which the template leaves out."""
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize("mode", MODES)
+def test_openpangus_prompt_begins_with_its_bos_and_a_fast_answer_with_the_empty_pair(
+    tmp_path: Path, place: str, mode: Mode
+) -> None:
+    source = tmp_path / "openPangu"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps({"model_type": "PanguEmbedded"}))
+    config: dict[str, Any] = {"tokenizer_class": "PanguTokenizer", "add_bos_token": True, "bos_token": "<s>"}
+    if place == "chat_template.jinja":
+        (source / place).write_text(PANGU_CHAT, encoding="utf-8")
+    else:
+        config["chat_template"] = PANGU_CHAT
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    link_model(source, tmp_path / "linked")
+    linked = json.loads((tmp_path / "linked" / "tokenizer_config.json").read_text())
+    assert (linked["tokenizer_class"], linked["add_bos_token"]) == ("LlamaTokenizer", False)
+    assert not (tmp_path / "linked" / "chat_template.jinja").exists()
+
+    tokenizer = load_tokenizer(TOKENIZER)
+    unused = [f"[unused{number}]" for number in (9, 10, 16, 17)]
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<s>", *unused]})
+    tokenizer.bos_token, tokenizer.chat_template = "<s>", linked["chat_template"]
+    assert format_of_template(linked["chat_template"]) == "pangu"
+    stop = end_of_turn(tokenizer)
+    assert stop == tokenizer.convert_tokens_to_ids("[unused10]")
+    thinking = THINKING_FORMATS["pangu"]
+    label = label_sequence(tokenizer, EXAMPLE, mode, thinking=thinking, stop_id=stop)
+    assert label is not None
+    switch, completion = {
+        "fast": (" /no_think", "[unused16][unused17]42"),
+        "reasoning": ("", "[unused16]10+30=40[unused17]42"),
+    }[mode]
+    assert tokenizer.decode(label.prompt_ids) == PANGU_TURN.format(switch=switch)
+    assert tokenizer.decode(label.completion_ids) == completion + "[unused10]"
+    assert label.prompt_ids.count(tokenizer.bos_token_id) == 1
+    assert rendered(tokenizer, mode, thinking=thinking) == PANGU_TURN.format(switch=switch) + completion + "[unused10]"

@@ -129,12 +129,15 @@ def link_model(source: Path, target: Path) -> None:
         return
     target.mkdir()
     for file in source.iterdir():
-        if file.suffix != ".py" and file.name not in ("config.json", "tokenizer_config.json"):
+        if file.suffix != ".py" and file.name not in ("config.json", "tokenizer_config.json", "chat_template.jinja"):
             (target / file.name).symlink_to(file)
     (target / "config.json").write_text(json.dumps(_pangu_as_llama(config), indent=1))
-    tokenizer = source / "tokenizer_config.json"
+    tokenizer, template = source / "tokenizer_config.json", source / "chat_template.jinja"
     if tokenizer.is_file():
-        (target / tokenizer.name).write_text(json.dumps(_without_pangu_code(json.loads(tokenizer.read_text()))))
+        values = json.loads(tokenizer.read_text(encoding="utf-8"))
+        if template.is_file():
+            values["chat_template"] = template.read_text(encoding="utf-8")
+        (target / tokenizer.name).write_text(json.dumps(_without_pangu_code(values)))
 
 
 def _pangu_as_llama(config: dict[str, Any]) -> dict[str, Any]:
@@ -146,8 +149,15 @@ def _pangu_as_llama(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_pangu_code(config: dict[str, Any]) -> dict[str, Any]:
-    """`PanguTokenizer` is SentencePiece with added tokens (tokenization_openpangu.py), as Llama's tokenizer is."""
+    """`PanguTokenizer` is SentencePiece with added tokens (tokenization_openpangu.py), as Llama's tokenizer is.
+
+    Its card encodes the rendered chat with the tokenizer's own BOS in front, which the template does not write. Here
+    templates write all there is, so that BOS goes from the tokenizer into the template: the ids are the card's.
+    """
     values = {key: value for key, value in config.items() if key != "auto_map"}
     if values.get("tokenizer_class") == "PanguTokenizer":
         values["tokenizer_class"] = "LlamaTokenizer"
+    template, bos = values.get("chat_template"), values.get("bos_token", "<s>")
+    if isinstance(template, str) and values.get("add_bos_token", True) and bos not in template:
+        values |= {"chat_template": "{{ bos_token }}" + template, "add_bos_token": False}
     return values

@@ -64,7 +64,7 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mo
             f"{tokenizer.name_or_path}: the chat template refuses messages of the roles {roles} ({error}). "
             "Leave out the system message, or use a tokenizer whose template takes it."
         ) from error
-    return str(text) + prompt_suffix(mode, thinking=thinking)
+    return str(text) + continued(str(text), prompt_suffix(mode, thinking=thinking), thinking=thinking)
 
 
 def encode_prompt(
