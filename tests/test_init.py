@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from eyas.errors import DataError, EyasError, RecipeError, StorageError
-from eyas.init import write_recipe
-from eyas.recipe import EvaluateStage, PrepareStage, Recipe, SftStage, load_recipe
+from eyas.init import Data, likely_grader, write_recipe
+from eyas.recipe import EvaluateStage, FieldMap, FileSource, PrepareStage, Recipe, SftStage, load_recipe
 from eyas.splits import split_of
 
 NANO = {"student": "builtin:nano-student", "teacher": "builtin:nano-teacher"}
@@ -26,9 +26,9 @@ def sums(count: int, **answer: Any) -> list[dict[str, Any]]:
     return [{"question": f"{n}+1", **answer} for n in range(count)]
 
 
-def written(tmp_path: Path, data: str | Path) -> Recipe:
+def written(tmp_path: Path, data: str | Path, **told: str) -> Recipe:
     path = tmp_path / "mine.yaml"
-    write_recipe(path, **NANO, data=str(data), thinking=None)
+    write_recipe(path, **NANO, data=Data(str(data), **told), thinking=None)
     return load_recipe(path)
 
 
@@ -104,7 +104,7 @@ def test_a_place_that_is_taken_is_one_clear_error(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(error, match=message):
-        write_recipe(tmp_path / name, **NANO, data="builtin:arithmetic", thinking=None)
+        write_recipe(tmp_path / name, **NANO, data=Data("builtin:arithmetic"), thinking=None)
     assert (tmp_path / "file").read_text() == ""
 
 
@@ -114,3 +114,52 @@ def test_what_is_written_is_commented_and_ends_with_a_newline(tmp_path: Path) ->
     assert text.startswith("# Written by `eyas init`")
     assert text.endswith("\n")
     assert isinstance(yaml.safe_load(text)["stages"][1]["training"]["learning_rate"], float)
+
+
+def test_fields_test_set_and_grader_are_written_as_told(tmp_path: Path) -> None:
+    data = file_of(tmp_path / "data ä.jsonl", [{"Q: x": f"{n}+1", "sol": "a word"} for n in range(200)])
+    test = file_of(tmp_path / "test.jsonl", [{"Q: x": f"{n}+2", "sol": "a word"} for n in range(30)])
+    recipe = written(tmp_path, data, fields="prompt=Q: x, answer=sol", test_path=str(test), grader="exact")
+    source = prepare_of(recipe).source
+    assert isinstance(source, FileSource)
+    assert (source.path, source.test_path, source.grader) == (str(data), str(test), "exact")
+    assert source.fields == FieldMap(prompt="Q: x", answer="sol")
+    # Nothing of the first file is held out for the test: all but its validation split trains.
+    kept = sum(split_of(f"{n}+1") != "validation" for n in range(200))
+    assert prepare_of(recipe).labelled + prepare_of(recipe).unlabelled == kept
+    assert prepare_of(recipe).test == 30
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"fields": "prompt=question,reply=answer"}, r"--fields.reply: .* Expected for instance --fields prompt="),
+        ({"fields": "answer=answer"}, r"--fields.prompt: Field required"),
+        ({"fields": "question"}, r"--fields.prompt: Field required"),
+        ({"grader": "numbers"}, r"--grader: .*grader 'numbers' does not exist"),
+    ],
+)
+def test_what_is_told_wrongly_is_one_clear_error(tmp_path: Path, told: dict[str, str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        written(tmp_path, file_of(tmp_path / "data.jsonl", sums(9, answer="1")), **told)
+
+
+def test_an_answer_under_another_name_is_pointed_to(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"The first row's keys: question, gold; .* say so: --fields prompt=…,answer=…"):
+        written(tmp_path, file_of(tmp_path / "data.jsonl", sums(300, gold="1")))
+
+
+@pytest.mark.parametrize(
+    ("answers", "grader"),
+    [
+        (["42", "-7", "$1,234.50", "5 apples a day"], "numeric"),
+        (["A", "(B)", "C."], "choice"),
+        (["Paris", "the Seine"], "normalised"),
+        (["In 1990 he went to Paris and stayed for 7 years there."] * 3, "normalised"),
+        (['{"a": 1}', "[1]"], "json"),
+        ([r"\\frac{1}{2}", r"$x^2$"], "maths"),
+        ([*["1"] * 9, "none"], "numeric"),
+    ],
+)
+def test_the_grader_is_the_one_that_the_answers_look_made_for(answers: list[str], grader: str) -> None:
+    assert likely_grader(answers) == grader

@@ -81,14 +81,24 @@ def ablate(
 def init(
     student: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],
     teacher: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],
-    data: Annotated[str, typer.Option(help="Data file, directory of shards, or builtin:arithmetic.")],
+    data: Annotated[str, typer.Option(help="Data file, directory of shards, pattern, or builtin:arithmetic.")],
+    test_data: Annotated[
+        str | None, typer.Option(help="Test examples; without it a tenth of the data, by hash.")
+    ] = None,
+    fields: Annotated[
+        str | None, typer.Option(metavar="prompt=X,answer=Y", help="What the data's fields are called (docs/data.md).")
+    ] = None,
+    grader: Annotated[
+        str | None, typer.Option(help="How answers are checked (docs/graders.md); guessed from the answers.")
+    ] = None,
     to: Annotated[Path, typer.Option("--to", help="Where to write the recipe.")] = Path("recipe.yaml"),
     thinking: Annotated[str | None, typer.Option(help="plain, qwen3 or pangu; guessed from the template.")] = None,
 ) -> None:
     """Write a commented recipe with defaults that fit the sizes of the two models."""
-    from eyas.init import write_recipe
+    from eyas.init import Data, write_recipe
 
-    write_recipe(to, student=student, teacher=teacher, data=data, thinking=thinking)
+    told = Data(data, test_path=test_data, fields=fields, grader=grader)
+    write_recipe(to, student=student, teacher=teacher, data=told, thinking=thinking)
 
 
 @app.command(epilog="Example: eyas chat runs/quickstart   (then type 12+30-5, /fast, /think, /quit)")

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
 from rich.console import Console
 
 from eyas.errors import DataError, RecipeError, StorageError
 from eyas.estimates import ModelSize
+from eyas.grading.structured import extract_json
+from eyas.grading.text import extract_numeric
 from eyas.planning import size_of
 from eyas.preflight import check_recipe_pair
-from eyas.recipe import FileSource, ModelSpec, parse_recipe
+from eyas.recipe import FieldMap, FileSource, ModelSpec, parse_recipe
 from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.models import describe
 from eyas.storage.tokenization import load_tokenizer
 from eyas.tasks.files import read_file
+from eyas.tasks.readers import rows_of
+from eyas.tasks.texts import shown_keys
 from eyas.thinking import format_of_template
 
 LEARNING_RATES = ((5e6, 4e-3), (50e6, 5e-4), (300e6, 1e-4), (700e6, 3e-5), (float("inf"), 1e-5))
@@ -37,6 +44,12 @@ COUNT_ROWS = 200_000
 ARITHMETIC = "builtin:arithmetic"
 GENERATED = 10_000
 """Examples that a recipe for a generated task takes, as a file of as many lines would give."""
+ANSWERS_SEEN = 1000
+"""Answers by which the grader is chosen."""
+MOST = 0.9
+"""Share of the answers that must look made for a grader."""
+LONGEST_NUMBER = 30
+"""Characters up to which an answer with a number is that number with a unit, and no sentence."""
 MOST_VALIDATION, MOST_TEST = 300, 2000
 """Enough to choose a checkpoint by, and for an interval of about two points."""
 
@@ -49,9 +62,45 @@ class Rows:
     unanswered: Counter[str] = field(default_factory=Counter)
     reasoned: bool = False
     """Whether any row has reasoning."""
+    answers: list[str] = field(default_factory=list)
+    """The first of them, to tell a grader by."""
 
 
-def write_recipe(path: Path, *, student: str, teacher: str, data: str, thinking: str | None) -> None:
+@dataclass(frozen=True)
+class Data:
+    """What `eyas init` is told about the data."""
+
+    path: str
+    """A file, a directory of shards, a pattern, or `builtin:arithmetic`."""
+    test_path: str | None = None
+    fields: str | None = None
+    """`prompt=question,answer=solution`: what the recipe's `fields` shall say."""
+    grader: str | None = None
+    """None: the one that the answers look like."""
+
+    def source(self) -> FileSource:
+        """The recipe's source.
+
+        Raises: RecipeError, if a field or the grader does not exist.
+        """
+        told: dict[str, Any] = {"type": "file", "path": self.path, "test_path": self.test_path}
+        if self.fields is not None:
+            pairs = [pair.partition("=") for pair in self.fields.split(",")]
+            told["fields"] = {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+        if self.grader is not None:
+            told["grader"] = self.grader
+        try:
+            return FileSource.model_validate(told)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RecipeError(
+                f"--{where}: {first['msg']}. Expected for instance --fields prompt=problem,answer=solution "
+                f"(of {', '.join(FieldMap.model_fields)}) and a --grader of docs/graders.md."
+            ) from None
+
+
+def write_recipe(path: Path, *, student: str, teacher: str, data: Data, thinking: str | None) -> None:
     """Look at both models and the data, write a recipe to `path`, and check that it is valid.
 
     Raises: RecipeError, if `path` exists; StorageError, if it cannot; ModelError, PairMismatch or DataError, as a
@@ -71,7 +120,7 @@ def write_recipe(path: Path, *, student: str, teacher: str, data: str, thinking:
             "student": json.dumps(student),
             "teacher": json.dumps(teacher),
             "millions": {role: f"{size.parameters / 1e6:,.1f}" for role, size in sizes.items()},
-            "data": None if data == ARITHMETIC else json.dumps(data),
+            "source": None if data.path == ARITHMETIC else _source(data, rows),
             "thinking": thinking or format_of_template(template),
             "reasoned": rows.reasoned,
         }
@@ -93,32 +142,76 @@ def _check_free(path: Path) -> None:
         raise StorageError(f"{path}: {blocking[0]} is a file, not a directory. Choose another name with --to.")
 
 
-def _count_rows(data: str) -> Rows:
+def _count_rows(data: Data) -> Rows:
     """The rows of a data file or a directory of shards, or of `builtin:arithmetic`.
 
-    Raises: DataError, if a record is malformed or a split has no answer.
+    Raises: DataError, if a record is malformed or a split has no answer; RecipeError, as `Data.source`.
     """
     rows = Rows()
-    if data == ARITHMETIC:
+    if data.path == ARITHMETIC:
         test, validation = GENERATED * TEST_PERCENT // 100, GENERATED * VALIDATION_PERCENT // 100
         rows.answered.update(test=test, validation=validation, train=GENERATED - test - validation)
         rows.reasoned = True
         return rows
-    for number, example in enumerate(read_file(FileSource(type="file", path=data)), start=1):
-        counted = rows.unanswered if example.answer is None else rows.answered
-        counted[split_of(example.key)] += 1
-        rows.reasoned = rows.reasoned or example.reasoning is not None
-        if number >= COUNT_ROWS:
-            break
+    source = data.source()
+    for split in ("train",) if source.test_path is None else ("train", "test"):
+        for example in islice(read_file(source, test=split == "test"), COUNT_ROWS):
+            of = split_of(example.key)
+            if source.test_path is not None:
+                of = "test" if split == "test" else "train" if of == "test" else of
+            if example.answer is None:
+                rows.unanswered[of] += 1
+                continue
+            rows.answered[of] += 1
+            rows.reasoned = rows.reasoned or example.reasoning is not None
+            if len(rows.answers) < ANSWERS_SEEN:
+                rows.answers.append(example.answer)
     for split in ("train", "validation", "test"):
         if not rows.answered[split]:
             total = rows.answered.total() + rows.unanswered.total()
             raise DataError(
-                f"{data}: {rows.answered.total()} of {total} rows have an answer, none of them in the {split} split "
-                "(a hash of the problem decides). Give a few dozen rows an `answer`, `completion` or assistant "
-                "message: some to learn from, some to test on; the others may stay prompts."
+                f"{data.path}: {rows.answered.total()} of {total} rows have an answer, none of them in the {split} "
+                "split (a hash of the problem decides). Give a few dozen rows an `answer`, `completion` or assistant "
+                "message: some to learn from, some to test on; the others may stay prompts. The first row's keys: "
+                f"{_first_keys(source)}; if one of them holds the answer, say so: --fields prompt=…,answer=…"
             )
     return rows
+
+
+def _first_keys(source: FileSource) -> str:
+    row = next((row for _, row in rows_of(source.path)), None)
+    return shown_keys(row) if isinstance(row, dict) else "none"
+
+
+def _source(data: Data, rows: Rows) -> dict[str, str]:
+    """The lines of the recipe's source."""
+    source = data.source()
+    lines = {"path": json.dumps(data.path, ensure_ascii=False)}
+    if source.test_path is not None:
+        lines["test_path"] = json.dumps(source.test_path, ensure_ascii=False)
+    if source.fields is not None:
+        told = source.fields.model_dump(exclude_none=True).items()
+        lines["fields"] = (
+            "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in told) + "}"
+        )
+    lines["grader"] = json.dumps(source.grader) if data.grader is not None else likely_grader(rows.answers)
+    return lines
+
+
+def likely_grader(answers: Sequence[str]) -> str:
+    """The grader that most answers look made for: `maths` if a tenth is LaTeX, `normalised` if all else fails."""
+
+    def share(fits: Callable[[str], bool]) -> float:
+        return sum(map(fits, answers)) / len(answers)
+
+    if share(lambda answer: re.fullmatch(r"\(?[A-J]\)?\.?", answer) is not None) >= MOST:
+        return "choice"
+    if share(lambda answer: answer[0] in "{[" and extract_json(answer) is not None) >= MOST:
+        return "json"
+    if share(lambda answer: "\\" in answer or answer.count("$") > 1) >= 1 - MOST:
+        return "maths"
+    numbers = share(lambda answer: len(answer) <= LONGEST_NUMBER and extract_numeric(answer) is not None)
+    return "numeric" if numbers >= MOST else "normalised"
 
 
 def _counts(rows: Rows) -> dict[str, int]:

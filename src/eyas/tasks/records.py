@@ -28,7 +28,7 @@ _CHATS = ("messages", "conversations")
 SCHEMA_KEYS = {*_PROMPTS, *_REPLIES, "input", "context", "system", "reasoning", "level"}
 """Keys that mean something in some schema."""
 _LIKE_PROMPTS = ("question", "prompt", "problem", "query", "instruction", "input", "task", "text", "conversation")
-_LIKE_ANSWERS = ("answer", "solution", "response", "completion", "output", "target", "label", "gold", "reply")
+_LIKE_ANSWERS = ("answer", "solution", "response", "completion", "output", "target", "label", "gold", "result")
 """Names that prompts and answers go by elsewhere, likeliest first: what an error proposes, never what is read."""
 
 
