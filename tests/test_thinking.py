@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eyas.recipe import THINKING_FORMATS
+from eyas.recipe import THINKING_FORMATS, ThinkingSpec
 from eyas.records import Example
 from eyas.thinking import parse_completion, prompt_messages, prompt_suffix, render_completion, template_arguments
 
@@ -33,10 +33,16 @@ def test_pangu_switches_in_the_user_turn_and_the_model_writes_the_empty_pair() -
     assert render_completion(EXAMPLE, "fast", thinking=pangu) == "[unused16][unused17]2"
 
 
-@pytest.mark.parametrize("name", sorted(THINKING_FORMATS))
+DECLARED = {
+    "written": ThinkingSpec(open="[[", close="]]\n", switch=" Be quick.", empty="completion"),
+    "nowhere": ThinkingSpec(open="Thoughts:\n", close="\nAnswer: ", switch=" Be quick.", empty="none"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(THINKING_FORMATS | DECLARED))
 @pytest.mark.parametrize("mode", ["reasoning", "fast"])
 def test_a_rendered_completion_parses_back(name: str, mode: str) -> None:
-    thinking = THINKING_FORMATS[name]
+    thinking = (THINKING_FORMATS | DECLARED)[name]
     text = render_completion(EXAMPLE, mode, thinking=thinking)  # type: ignore[arg-type]
     assert text is not None
     parsed = parse_completion(text, thinking=thinking)
