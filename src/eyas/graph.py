@@ -15,6 +15,7 @@ from eyas.recipe import ModelSpec, PrepareStage, Recipe, ReportStage, SftStage, 
 from eyas.storage.artifacts import MANIFEST, Artifact, open_artifact
 from eyas.storage.models import identity
 from eyas.tasks import content_identities
+from eyas.tasks.exclusion import exclusion_hash
 
 MODEL_VERSION = 2
 """Version of how a model spec becomes weights."""
@@ -81,9 +82,10 @@ def _deciding_config(stage: Stage) -> dict[str, Any]:
         if config.get(field) is not None:
             config[field] = True
     if isinstance(stage, PrepareStage):
-        config["content"] = [
-            made for source in (stage.source, stage.off_task) if source for made in content_identities(source)
-        ]
+        sources = [stage.source, stage.off_task, *(held_out.source for held_out in stage.held_out_elsewhere)]
+        config["content"] = [made for source in sources if source for made in content_identities(source)]
+        if stage.exclude is not None:
+            config["exclude"] = exclusion_hash(stage.exclude)
         config = _without_paths(config)
     return config
 

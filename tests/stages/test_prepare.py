@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eyas.errors import DataError, RecipeError
-from eyas.filtering import prompt_text
+from eyas.filtering.text import prompt_text
 from eyas.recipe import PrepareStage, parse_recipe
 from eyas.records import Example, Split
 from eyas.stages import prepare

@@ -13,6 +13,7 @@ from eyas.errors import RecipeError
 from eyas.recipe.ablation import AblationSpec
 from eyas.recipe.difficulty import check_pass_rates, with_difficulty
 from eyas.recipe.explain import explain
+from eyas.recipe.held_out import with_held_out
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
 from eyas.recipe.stage import Kind, RolloutSpec
@@ -106,7 +107,7 @@ def expand(recipe: Recipe) -> tuple[Stage, ...]:
             stages += _expand_evaluate(stage, has_teacher=recipe.teacher is not None)
         else:
             stages.append(stage)
-    return tuple(with_difficulty(stages))
+    return tuple(with_difficulty(with_held_out(stages)))
 
 
 def _expand_distill(stage: DistillStage) -> list[Stage]:

@@ -113,3 +113,14 @@ class MixturePart(Spec):
 
 
 MixtureSource.model_rebuild()
+
+
+class HeldOut(Spec):
+    """An evaluation set: what a prepare stage holds out of a source."""
+
+    source: DataSource
+    """Where its examples come from."""
+    split: Literal["validation", "test"]
+    """Which split of the source."""
+    count: int = Field(ge=1)
+    """At most this many examples."""

@@ -10,17 +10,17 @@ from eyas.recipe.curriculum import CurriculumSpec
 from eyas.recipe.loss import LossSpec
 from eyas.recipe.score import ScoreSpec
 from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
-from eyas.recipe.sources import DataSource, PlainSource
+from eyas.recipe.sources import DataSource, HeldOut, PlainSource
 from eyas.recipe.specs import ModeMix, SamplingSpec, TrainingSpec
 from eyas.recipe.stage import Kind, RolloutSpec, StageSpec
 from eyas.records import MODES, Mode
 
 
 class PrepareStage(StageSpec):
-    """Load, deduplicate, decontaminate and split examples."""
+    """Load, deduplicate, decontaminate and split examples; what is dropped and why is in docs/preparation.md."""
 
     makes: ClassVar[Kind] = "examples"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     type: Literal["prepare"]
     source: DataSource
     """Where the examples come from."""
@@ -37,6 +37,25 @@ class PrepareStage(StageSpec):
     """Where the prompts of the forgetting check come from."""
     off_task_count: int = Field(default=200, ge=1)
     """How many prompts the forgetting check has; nothing without `off_task`."""
+    exclude: str | None = None
+    """File of example ids to leave out, one a line or as JSON Lines with `id`: an edited `dropped.jsonl` will do."""
+    min_characters: int = Field(default=1, ge=1)
+    """Shorter prompts are dropped; by default none."""
+    max_characters: int = Field(default=1_000_000, ge=1)
+    """Longer prompts are dropped; the default is beyond any context window."""
+    languages: tuple[str, ...] = ()
+    """ISO 639 codes; a prompt surely in another language is dropped (extra `eyas[language]`). Empty for no check."""
+    held_out_elsewhere: tuple[HeldOut, ...] = ()
+    """Set by `expand`: evaluation sets of the recipe's other prepare stages, of which training may hold nothing."""
+
+    @model_validator(mode="after")
+    def _some_length(self) -> PrepareStage:
+        if self.min_characters > self.max_characters:
+            raise ValueError(
+                f"`min_characters: {self.min_characters}` is above `max_characters: {self.max_characters}`, so that no "
+                "prompt could pass"
+            )
+        return self
 
 
 class SftStage(StageSpec):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +30,22 @@ class SilentProgress:
 
     def advance(self, amount: int = 1, *, note: str = "") -> None:
         """Do nothing."""
+
+
+@contextmanager
+def steps(progress: Progress, total: int, *, unit: str, every: int = 500) -> Iterator[Callable[[], None]]:
+    """What to call for each of `total` small pieces of work; the bar moves `every` so many."""
+    progress.start(total, unit=unit)
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if done % every == 0:
+            progress.advance(every)
+
+    yield step
+    progress.advance(done % every)
 
 
 @dataclass(frozen=True)

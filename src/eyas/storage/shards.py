@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +22,7 @@ from eyas.storage.artifacts import atomic_path, fsync_tree, sha256_of
 
 Record = TypeVar("Record", Example, SequenceRecord)
 
+SHARD_RECORDS = 20_000
 _IDS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 SCHEMAS: dict[type, pa.Schema] = {
     Example: pa.schema(
@@ -41,6 +42,36 @@ def write_shard(directory: Path, index: int, records: Sequence[Record], *, kind:
     """Write one shard atomically; an older or damaged one of the same index goes."""
     table = pa.Table.from_pylist([asdict(record) for record in records], schema=SCHEMAS[kind])
     return write_table(directory, index, table)
+
+
+class ShardWriter(Generic[Record]):
+    """Records one after another into shards of SHARD_RECORDS; memory holds one shard."""
+
+    def __init__(self, directory: Path, *, kind: type[Record]) -> None:
+        self._directory: Path = directory
+        self._kind: type[Record] = kind
+        self._waiting: list[Record] = []
+        self._shards = 0
+        self.count = 0
+        """Records so far."""
+
+    def add(self, record: Record) -> None:
+        """Take one more."""
+        self._waiting.append(record)
+        self.count += 1
+        if len(self._waiting) == SHARD_RECORDS:
+            self._write()
+
+    def finish(self) -> int:
+        """Write what waits; how many records there are in all."""
+        if self._waiting:
+            self._write()
+        return self.count
+
+    def _write(self) -> None:
+        write_shard(self._directory, self._shards, self._waiting, kind=self._kind)
+        self._shards += 1
+        self._waiting = []
 
 
 def write_table(

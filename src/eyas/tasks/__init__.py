@@ -8,7 +8,7 @@ repeat a problem; files and hub data sets are sampled as they are, so that `prep
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from eyas.recipe import (
 from eyas.records import Example
 from eyas.splits import split_of
 from eyas.storage.artifacts import sha256_of
+from eyas.storage.external_sort import SortedExamples
 from eyas.storage.own_grader import file_of
 from eyas.tasks import arithmetic, files, hub, reasoning_gym, words
 from eyas.tasks.mapping import BadRecords
@@ -37,22 +38,48 @@ PATIENCE = 200
 
 
 def load_examples(
-    source: DataSource, *, split: Split, count: int, seed: int, bad: BadRecords | None = None
-) -> Iterator[Example]:
-    """At most `count` examples of a split; fewer only if the source has no more.
+    source: DataSource,
+    *,
+    split: Split,
+    count: int,
+    seed: int,
+    bad: BadRecords | None = None,
+    scratch: Path | None = None,
+    step: Callable[[], None] = lambda: None,
+) -> Collection[Example]:
+    """At most `count` examples of a split, to be iterated as often as wanted; fewer only if the source has no more.
 
-    The malformed records of files and hub data sets that `max_bad_share` lets pass are added to `bad`.
+    The malformed records of files and hub data sets that `max_bad_share` lets pass are added to `bad`. What memory
+    should not hold lies in `scratch`, an absent or empty directory that must outlive the examples. `step` is called
+    for every example that is read, `examples_to_read` times or fewer.
 
-    Raises: DataError, naming file and line of a malformed record; MissingExtra; RecipeError.
+    Raises: DataError, naming file and line of a malformed record; MissingExtra; RecipeError; StorageError.
+    """
+    if isinstance(source, FileSource | HubSource):
+        drawn = _of_split(source, split, bad, step)
+        return files.sample(drawn, count=count, seed=seed, answered_first=split != "train", scratch=scratch)
+    if isinstance(source, MixtureSource):
+        found = _mixture(source, split=split, count=count, seed=seed, bad=bad, scratch=scratch, step=step)
+    elif isinstance(source, ReasoningGymSource):
+        found = islice(reasoning_gym.draw(source, split=split, seed=seed), count)
+    else:
+        found = _generated(source, split=split, count=count, seed=seed)
+    kept = SortedExamples(scratch=scratch)
+    for number, example in enumerate(found):
+        kept.add(example, rank=number)
+        if not isinstance(source, MixtureSource):
+            step()
+    return kept
+
+
+def examples_to_read(source: DataSource, *, split: Split, count: int) -> int:
+    """How many examples `load_examples` looks at, for its progress; of a hub data set it is not known before.
+
+    Raises: DataError, if a file cannot be read.
     """
     if isinstance(source, MixtureSource):
-        return _mixture(source, split=split, count=count, seed=seed, bad=bad)
-    if isinstance(source, ReasoningGymSource):
-        return islice(reasoning_gym.draw(source, split=split, seed=seed), count)
-    if isinstance(source, FileSource | HubSource):
-        drawn = _of_split(source, split, bad)
-        return iter(files.sample(drawn, count=count, seed=seed, answered_first=split != "train"))
-    return _generated(source, split=split, count=count, seed=seed)
+        return sum(examples_to_read(part.source, split=split, count=count) for part in source.parts)
+    return files.rows_to_read(source, split=split) if isinstance(source, FileSource) else count
 
 
 def first_examples(source: DataSource, *, count: int, seed: int) -> Iterator[Example]:
@@ -66,15 +93,23 @@ def first_examples(source: DataSource, *, count: int, seed: int) -> Iterator[Exa
         return islice(found, count)
     if isinstance(source, FileSource | HubSource):
         return islice(_of_split(source, "train"), count)
-    return load_examples(source, split="train", count=count, seed=seed)
+    return iter(load_examples(source, split="train", count=count, seed=seed))
 
 
-def _of_split(source: FileSource | HubSource, split: Split, bad: BadRecords | None = None) -> Iterator[Example]:
+def _of_split(
+    source: FileSource | HubSource,
+    split: Split,
+    bad: BadRecords | None = None,
+    step: Callable[[], None] = lambda: None,
+) -> Iterator[Example]:
     if isinstance(source, FileSource):
         drawn = files.draw(source, split=split, bad=bad)
     else:
         drawn = hub.draw(source, split=split, bad=bad)
-    return (example for example, of in drawn if of == split)
+    for example, of in drawn:
+        step()
+        if of == split:
+            yield example
 
 
 def content_identities(source: DataSource) -> list[str]:
@@ -116,7 +151,14 @@ def _generated(source: ArithmeticSource | WordsSource, *, split: Split, count: i
 
 
 def _mixture(
-    source: MixtureSource, *, split: Split, count: int, seed: int, bad: BadRecords | None
+    source: MixtureSource,
+    *,
+    split: Split,
+    count: int,
+    seed: int,
+    bad: BadRecords | None,
+    scratch: Path | None,
+    step: Callable[[], None],
 ) -> Iterator[Example]:
     total = sum(part.share for part in source.parts)
     left = count
@@ -125,7 +167,8 @@ def _mixture(
         share = min(left, max(1, round(count * part.share / total)))
         if number == len(source.parts):
             share = left
-        examples = list(load_examples(part.source, split=split, count=share, seed=seed, bad=bad))
+        own = None if scratch is None else scratch / f"part-{number}"
+        examples = load_examples(part.source, split=split, count=share, seed=seed, bad=bad, scratch=own, step=step)
         left -= share
         yield from (item if item.origin else replace(item, origin=names[number - 1]) for item in examples)
         if share and not examples:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from eyas.errors import DataError
 from eyas.recipe import FileSource
 from eyas.records import Example, seed_for
 from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
 from eyas.storage.artifacts import sha256_of
+from eyas.storage.external_sort import SortedExamples
 from eyas.tasks.mapping import BadRecords, examples_of
 from eyas.tasks.readers import count_rows, rows_of
 from eyas.tasks.shards import shards_of
@@ -39,21 +40,19 @@ def content_hashes(source: FileSource) -> list[str]:
     return found
 
 
-def sample(examples: Iterable[Example], *, count: int, seed: int, answered_first: bool) -> list[Example]:
+def sample(
+    examples: Iterable[Example], *, count: int, seed: int, answered_first: bool, scratch: Path | None = None
+) -> SortedExamples:
     """`count` of a stream's examples, drawn by a hash of seed and problem: the stream's order does not matter.
 
     With `answered_first`, as held-out splits want it, one without an answer is drawn only after all that have one.
-    Memory holds `count` examples, not the stream. Repeated problems are drawn together, the first one first.
+    What memory should not hold lies in `scratch`. Repeated problems are drawn together, the first one first.
     """
-    chosen: list[tuple[bool, int, int, Example]] = []
-    for number, example in enumerate(examples):
-        preferred = answered_first and example.answer is not None
-        item = (preferred, -seed_for(seed, "sample", example.key), -number, example)
-        if len(chosen) < count:
-            heapq.heappush(chosen, item)
-        elif count and item > chosen[0]:
-            heapq.heapreplace(chosen, item)
-    return [item[-1] for item in sorted(chosen, reverse=True)]
+    drawn = SortedExamples(scratch=scratch, count=count)
+    for example in examples:
+        later = answered_first and example.answer is None
+        drawn.add(example, rank=seed_for(seed, "sample", example.key) | later << 63)
+    return drawn
 
 
 def draw(source: FileSource, *, split: str, bad: BadRecords | None = None) -> Iterator[tuple[Example, str]]:
@@ -66,14 +65,24 @@ def draw(source: FileSource, *, split: str, bad: BadRecords | None = None) -> It
         yield example, of
 
 
+def rows_to_read(source: FileSource, *, split: str) -> int:
+    """How many rows are read to find a split's, from the number of records alone.
+
+    Raises: DataError, if the file cannot be read.
+    """
+    name = source.test_path if split == "test" and source.test_path is not None else source.path
+    return count_rows(name)
+
+
 def expected_rows(source: FileSource, *, split: str) -> int:
     """About how many rows a split has, from the number of records alone.
 
     Raises: DataError, if the file cannot be read.
     """
+    rows = rows_to_read(source, split=split)
     if source.test_path is not None and split == "test":
-        return count_rows(source.test_path)
+        return rows
     test_percent = TEST_PERCENT if source.test_path is None else 0
     percent = {"test": test_percent, "validation": VALIDATION_PERCENT}
     percent["train"] = 100 - sum(percent.values())
-    return round(count_rows(source.path) * percent[split] / 100)
+    return round(rows * percent[split] / 100)

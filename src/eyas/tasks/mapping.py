@@ -14,13 +14,29 @@ from eyas.tasks.readers import Row
 from eyas.tasks.records import SCHEMA_KEYS, example_of
 from eyas.tasks.texts import shown_keys
 
+KEPT_MESSAGES = 1000
+"""Malformed records of which it is kept where they stand and what is wrong; the rest is counted only."""
+
 
 @dataclass
 class BadRecords:
     """The malformed records that `max_bad_share` let pass. One collector for several readings counts each once."""
 
     found: dict[str, str] = field(default_factory=dict)
-    """Where it stands -> what is wrong with it."""
+    """Where it stands -> what is wrong with it, of the first KEPT_MESSAGES."""
+    by_name: dict[str, int] = field(default_factory=dict)
+    """What was read -> how many it holds; another reading of the same finds the same ones."""
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(self.by_name.values())
+
+    def add(self, where: str, problem: str, *, name: str, number: int) -> None:
+        """The `number`-th malformed record in this reading of `name`."""
+        self.by_name[name] = max(number, self.by_name.get(name, 0))
+        if len(self.found) < KEPT_MESSAGES:
+            self.found[where] = problem
 
 
 def examples_of(
@@ -52,7 +68,7 @@ def examples_of(
             malformed += 1
             first = first or str(error)
             if bad is not None:
-                bad.found[where] = str(error)
+                bad.add(where, str(error), name=name, number=malformed)
         else:
             yield example
     if malformed > source.max_bad_share * total:
