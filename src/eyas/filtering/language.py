@@ -31,7 +31,7 @@ def check_languages(languages: Collection[str]) -> None:
 
     Raises: RecipeError, naming one that is not; MissingExtra, without the library.
     """
-    known = _identifier()[1]
+    known = _identifier()[1] if languages else frozenset()
     for name in languages:
         if name not in known:
             raise RecipeError(
