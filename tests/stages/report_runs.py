@@ -136,7 +136,15 @@ def _write(
     if stage.type == "prepare":
         write_shard(directory / "examples" / "test", 0, examples(), kind=Example)
         counts = {"labelled": 100, "unlabelled": 300, "validation": 50, "test": N, "off_task": 0 if bare else 20}
-        found = {"counts": counts, "dropped": {} if bare else {"duplicate": 7, "leak": 2}}
+        found: dict[str, Any] = {
+            "counts": counts,
+            "dropped": {} if bare else {"near_duplicate": 7, "near_evaluation": 2},
+        }
+        if not bare:
+            repeat = {"id": "00000000000000aa", "of": "00000000000000bb", "text": f"twice {HOSTILE}", "of_text": "once"}
+            leak = {"id": "00000000000000cc", "of": "00000000000000dd", "text": "trained", "of_text": "held out"}
+            rows = [{"reason": "near_duplicate", **repeat}, {"reason": "near_evaluation", **leak}]
+            found |= {"dropped_examples": rows, "excluded_ids_not_found": 5}
         return found | {"test_answers_rejected_by_their_grader": 0 if bare else 4}
     if stage.type == "rollout":
         by_mode = {"sequences": 300, "mean_completion_tokens": 17.5, "truncated": 0.01, "graded": 0, "pass_rate": None}

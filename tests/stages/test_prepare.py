@@ -13,11 +13,14 @@ import pytest
 
 from eyas.errors import DataError, RecipeError
 from eyas.filtering.text import prompt_text
-from eyas.recipe import PrepareStage, parse_recipe
+from eyas.graph import build_graph
+from eyas.recipe import PrepareStage, Recipe, expand, parse_recipe
 from eyas.records import Example, Split
+from eyas.splits import split_of
 from eyas.stages import prepare
 from eyas.storage.artifacts import StageClock
-from eyas.storage.context import SilentProgress, StageContext
+from eyas.storage.context import Progress, SilentProgress, StageContext
+from eyas.storage.external_sort import SortedExamples
 from eyas.storage.shards import read_records
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k"
@@ -50,15 +53,21 @@ def prepared(tmp_path: Path, source: dict[str, Any], *, seed: int = 0, **fields:
         "test": 20,
     } | fields
     recipe = parse_recipe({"name": "r", "seed": seed, "student": "builtin:nano-student", "stages": [stage]})
-    directory = tmp_path / f"prepared-{seed}"
-    (only,) = recipe.stages
+    return run(recipe, tmp_path / f"prepared-{seed}")
+
+
+def run(recipe: Recipe, directory: Path, *, name: str = "prepare", progress: Progress | None = None) -> Prepared:
+    (only,) = [stage for stage in expand(recipe) if stage.name == name]
     assert isinstance(only, PrepareStage)
-    facts = prepare.run(
-        only,
-        StageContext(
-            recipe=recipe, directory=directory, inputs={}, clock=StageClock(directory), progress=SilentProgress()
-        ),
+    context = StageContext(
+        recipe=recipe,
+        directory=directory,
+        inputs={},
+        clock=StageClock(directory),
+        progress=progress or SilentProgress(),
     )
+    facts = prepare.run(only, context)
+    assert not list(directory.rglob("*.tmp"))
     return Prepared(directory=directory, facts=json.loads(json.dumps(facts)))
 
 
@@ -261,6 +270,12 @@ def test_a_planted_near_duplicate_and_a_planted_leak_are_found_and_named(tmp_pat
     }
     run = prepared(tmp_path, source, labelled=90, unlabelled=0)
     assert run.facts["dropped"] == {"near_duplicate": 1, "same_as_evaluation": 1}
+    shown = {row["reason"]: row for row in run.facts["dropped_examples"]}
+    assert shown["same_as_evaluation"]["of_text"] == problem(990)["question"][:99] + "…"
+    assert {shown["near_duplicate"]["text"], shown["near_duplicate"]["of_text"]} == {
+        problem(130)["question"][:99] + "…",
+        again["question"][:99] + "…",
+    }
     rows = {row["reason"]: row for row in run.dropped()}
     by_id = {example.id: example.prompt[-1][1] for split in (*TRAINING, *HELD_OUT) for example in run[split]}
     assert by_id[rows["same_as_evaluation"]["of"]] == problem(990)["question"]
@@ -268,3 +283,198 @@ def test_a_planted_near_duplicate_and_a_planted_leak_are_found_and_named(tmp_pat
         problem(130)["question"],
         again["question"],
     }
+
+
+def question(number: int, *, words: int = 30) -> dict[str, str]:
+    made = Random(number).choices(WORDS, k=words)
+    return {"question": f"{' '.join(made)} {number}?", "answer": f"so\n#### {number}"}
+
+
+def changed(row: dict[str, str], at: int) -> dict[str, str]:
+    words = row["question"].split()
+    return {**row, "question": " ".join([*words[:at], "other", *words[at + 1 :]])}
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def contents(made: Prepared) -> tuple[dict[str, bytes], str]:
+    shards = {str(path.relative_to(made.directory)): path.read_bytes() for path in made.directory.rglob("*.parquet")}
+    return shards, (made.directory / "dropped.jsonl").read_text()
+
+
+@pytest.mark.parametrize("kind", ["file", "mixture"])
+def test_the_result_is_the_same_in_memory_and_spilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """With 7 examples in memory, and signatures in batches of 10, every part of preparation meets many runs."""
+    rows = [question(number) for number in range(300)]
+    rows += [changed(row, at=29) for row in rows[:60]] + rows[:40]
+    rows += [{"question": row["question"]} for row in map(question, range(600, 700))]
+    source: dict[str, Any] = {"type": "file", "path": write_rows(tmp_path / "data.jsonl", rows)}
+    if kind == "mixture":
+        parts = [{"share": 3, "source": source}, {"share": 1, "source": ARITHMETIC}]
+        source = {"type": "mixture", "parts": parts}
+    plain = prepared(tmp_path / "memory", source, labelled=120, unlabelled=130)
+    monkeypatch.setattr(SortedExamples.__init__, "__kwdefaults__", {"count": None, "held": 7})
+    monkeypatch.setattr("eyas.filtering.screen.BATCH", 10)
+    spilled = prepared(tmp_path / "spilled", source, labelled=120, unlabelled=130)
+    assert contents(plain) == contents(spilled)
+    assert plain.facts == spilled.facts
+    assert plain.facts["counts"]["labelled"] == 120
+    assert plain.facts["dropped"]["near_duplicate"] >= 15
+
+
+def test_more_is_drawn_for_near_duplicates_too(tmp_path: Path) -> None:
+    rows = [question(number) for number in range(400)]
+    rows += [changed(row, at=29) for row in rows]
+    run = prepared(tmp_path, file_source(tmp_path, rows), labelled=100, unlabelled=100)
+    assert run.facts["counts"]["labelled"] == run.facts["counts"]["unlabelled"] == 100
+
+
+def test_a_leak_into_another_prepare_stage_is_found(tmp_path: Path) -> None:
+    """The second stage trains on a test, a validation and an off-task prompt of the first, one near to its test."""
+    ours = [question(number) for number in range(200)]
+    source = {"type": "file", "path": write_rows(tmp_path / "ours.jsonl", ours)}
+    off_task = {"type": "file", "path": write_rows(tmp_path / "off.jsonl", [question(n) for n in range(900, 1100)])}
+    first = {"type": "prepare", "name": "first", "source": source, "off_task": off_task, "labelled": 100}
+    own = {"labelled": 300, "validation": 10, "test": 20}
+    stages: list[dict[str, Any]] = [first | own]
+    recipe = {"name": "r", "student": "builtin:nano-student", "stages": stages}
+    alone = run(parse_recipe(recipe), tmp_path / "alone", name="first")
+    by_split = {split: alone[split][0] for split in ("test", "validation", "off_task")}
+    leaked = [{"question": example.prompt[0][1], "answer": "#### 1"} for example in by_split.values()]
+    near = changed({"question": alone["test"][1].prompt[0][1], "answer": "#### 1"}, at=12)
+    near = changed(near, at=20)
+    theirs = [*(question(number) for number in range(2000, 2200)), *leaked, near]
+    test = write_rows(tmp_path / "test.jsonl", [question(number) for number in range(3000, 3030)])
+    other = {"type": "file", "path": write_rows(tmp_path / "theirs.jsonl", theirs), "test_path": test}
+    stages.append({"type": "prepare", "name": "second", "source": other} | own)
+    made = run(parse_recipe(recipe), tmp_path / "both", name="second")
+    found = {row["prompt"]: (row["reason"], row["of"]) for row in made.dropped() if row["split"] == "train"}
+    for row, example in zip(leaked, by_split.values(), strict=True):
+        if split_of(row["question"]) != "validation":
+            assert found[row["question"]] == ("same_as_evaluation", example.id)
+    assert sum(reason == "same_as_evaluation" for reason, _ in found.values()) >= 2
+    assert made.facts["held_out_elsewhere"] == sum(alone.facts["counts"][split] for split in by_split)
+
+
+def test_a_fingerprint_knows_the_evaluation_sets_of_other_stages_and_the_exclusion_file(tmp_path: Path) -> None:
+    def fingerprint() -> str:
+        recipe = {"name": "r", "student": "builtin:nano-student", "stages": [first, second]}
+        return next(
+            node.fingerprint for node in build_graph(parse_recipe(recipe), workspace=tmp_path) if node.name == "a"
+        )
+
+    path = tmp_path / "theirs.jsonl"
+    other = {"type": "file", "path": write_rows(path, [question(1)])}
+    first: dict[str, Any] = {"type": "prepare", "name": "a", "source": ARITHMETIC}
+    second = {"type": "prepare", "name": "b", "source": other}
+    before = fingerprint()
+    second["labelled"] = 7
+    assert fingerprint() == before, "what another stage trains on is no matter"
+    write_rows(path, [question(2)])
+    changed_content = fingerprint()
+    assert changed_content != before
+    (tmp_path / "out.txt").write_text("0123456789abcdef\n")
+    first["exclude"] = str(tmp_path / "out.txt")
+    excluded = fingerprint()
+    (tmp_path / "moved.txt").write_text("0123456789abcdef\n")
+    first["exclude"] = str(tmp_path / "moved.txt")
+    assert changed_content != excluded == fingerprint()
+    (tmp_path / "moved.txt").write_text("0123456789abcdee\n")
+    assert fingerprint() != excluded
+    first["exclude"] = str(tmp_path / "gone.txt")
+    with pytest.raises(DataError, match=r"gone.txt: the `exclude` file cannot be read"):
+        fingerprint()
+
+
+def test_excluded_examples_are_left_out_of_every_split_and_made_up_for_in_training(tmp_path: Path) -> None:
+    source = file_source(tmp_path, sums(0, 400))
+    before = prepared(tmp_path / "before", source)
+    out = [before[split][0] for split in (*TRAINING, *HELD_OUT)]
+    (tmp_path / "out.txt").write_text("\n".join([*(example.id for example in out), "", "00000000000000ff"]))
+    after = prepared(tmp_path / "after", source, exclude=str(tmp_path / "out.txt"))
+    fewer = {"labelled": 0, "unlabelled": 0, "validation": 1, "test": 1, "off_task": 0}
+    assert after.facts["counts"] == {split: count - fewer[split] for split, count in before.facts["counts"].items()}
+    kept = {example.id for split in (*TRAINING, *HELD_OUT) for example in after[split]}
+    assert kept.isdisjoint(example.id for example in out)
+    assert {row["id"] for row in after.dropped() if row["reason"] == "excluded"} == {example.id for example in out}
+    assert (after.facts["dropped"]["excluded"], after.facts["excluded_ids_not_found"]) == (4, 1)
+
+
+def test_an_edited_dropped_file_excludes_what_it_lists_but_not_what_stayed(tmp_path: Path) -> None:
+    source = file_source(tmp_path, [*sums(0, 300), *sums(0, 300)], max_bad_share=0.1)
+    with Path(source["path"]).open("a") as file:
+        file.write('{"prompt": 1}\n')
+    before = prepared(tmp_path / "before", source, labelled=1000)
+    assert before.facts["dropped"]["duplicate"] > 200
+    extra = before["labelled"][0]
+    text = (before.directory / "dropped.jsonl").read_text() + json.dumps({"id": extra.id, "why": "wrong answer"})
+    (tmp_path / "out.jsonl").write_text(text)
+    after = prepared(tmp_path / "after", source, labelled=1000, exclude=str(tmp_path / "out.jsonl"))
+    assert {e.id for e in before["labelled"]} - {e.id for e in after["labelled"]} == {extra.id}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no example"),
+        ("0123456789abcdef\nnot-an-id\n", r"line 2: expected an example id.*found 'not-an-id'"),
+        ('{"key": "0123456789abcdef"}', "line 1: expected an example id"),
+        ('{"id": "0123', "line 1: not JSON"),
+    ],
+)
+def test_an_exclusion_file_without_ids_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "out.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        prepared(tmp_path, ARITHMETIC, exclude=str(tmp_path / "out.txt"))
+
+
+def test_lengths_are_the_recipes(tmp_path: Path) -> None:
+    run = prepared(tmp_path, file_source(tmp_path, sums(0, 1500)), min_characters=4, max_characters=5)
+    assert all(4 <= len(e.prompt[0][1]) <= 5 for split in (*TRAINING, *HELD_OUT) for e in run[split])
+    assert run.facts["dropped"]["too_long"] > 0
+    with pytest.raises(RecipeError, match="`min_characters: 9` is above `max_characters: 8`"):
+        prepared(tmp_path, ARITHMETIC, min_characters=9, max_characters=8)
+
+
+def test_a_killed_preparations_scratch_is_no_part_of_the_artifact(tmp_path: Path) -> None:
+    leftover = tmp_path / "prepared-0" / ".scratch.tmp" / "training-0"
+    leftover.mkdir(parents=True)
+    (leftover / "00001.run").write_text("cut")
+    run = prepared(tmp_path, ARITHMETIC)
+    assert not leftover.exists()
+    assert {path.parts[-2] for path in run.directory.rglob("*.parquet")} == {*TRAINING, *HELD_OUT}
+
+
+class Watched:
+    """A progress bar that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.phases: list[tuple[str, int, int]] = []
+
+    def start(self, total: int, *, unit: str, done: int = 0) -> None:
+        self.phases.append((unit, total, 0))
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        unit, total, done = self.phases[-1]
+        self.phases[-1] = unit, total, done + amount
+
+
+def test_the_bar_goes_through_every_pass_to_its_end(tmp_path: Path) -> None:
+    stage = {"type": "prepare", "source": file_source(tmp_path, sums(0, 3000)), "labelled": 4000, "test": 20}
+    watched = Watched()
+    recipe = parse_recipe({"name": "r", "student": "builtin:nano-student", "stages": [stage]})
+    made = run(recipe, tmp_path / "out", progress=watched)
+    kept = made.facts["counts"]["labelled"]
+    assert watched.phases == [
+        ("held-out examples", 220, 220),
+        ("examples read", 3000, 3000),
+        ("examples compared", kept, kept),
+        ("bands compared", 32, 32),
+        ("examples sorted", kept, kept),
+        ("examples written", kept, kept),
+    ]

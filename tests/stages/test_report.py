@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from report_runs import HOSTILE, RIGHT, N, write_run
 from rich.console import Console
 
+from eyas.filtering.reasons import REASONS
 from eyas.records import SequenceRecord
 from eyas.report.console import result_table
 from eyas.report.evidence import Prediction, read_predictions
@@ -129,8 +131,8 @@ def test_every_round_says_how_stale_its_rollouts_became_and_what_was_left_out(ma
     _, page, _ = made
     for name in ("distill.1", "distill"):
         assert f'{name}</th><td class="n">0.000 <small>[0.000, 0.000]</small></td><td class="n">0.114 <small>' in page
-        assert f'{name}</th><td>truncated</td><td class="n">11</td>' in page
-        assert f'{name}</th><td>longer than max length</td><td class="n">3</td>' in page
+        assert f'{name}</th><td>truncated</td><td></td><td class="n">11</td>' in page
+        assert f'{name}</th><td>longer than max length</td><td></td><td class="n">3</td>' in page
     assert "temperature 1, top-p 1" in page
     assert "graded wrong" not in page
 
@@ -367,3 +369,14 @@ def test_nothing_overflows_on_a_wide_and_a_narrow_screen(made: Made, chromium: s
     found = re.search(r"<title>(.*?)</title>", dom)
     assert found is not None
     assert found.group(1) == "600: page 600, cut []; 1200: page 1200, cut []"
+
+
+def test_the_page_says_what_was_left_out_why_and_what_it_repeats(made: Made) -> None:
+    _, page, _ = made
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    assert f"prepare near duplicate {REASONS['near_duplicate']} 7" in text
+    assert f"prepare near evaluation {REASONS['near_evaluation']} 2" in text
+    assert "prepare near duplicate 00000000000000aa twice <script>alert(1)</script> 00000000000000bb once" in text
+    assert "prepare near evaluation 00000000000000cc trained 00000000000000dd held out" in text
+    assert "ids in the exclude file that no example of the source has 5" in text
+    assert "test examples: their own grader rejects the reference answer 4" in text

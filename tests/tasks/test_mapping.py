@@ -265,3 +265,14 @@ def _whole(kind: str) -> bytes:
     if kind == "json":
         return json.dumps(GOOD[:20]).encode()
     return gzip.compress(lines(GOOD)) if kind == "jsonl.gz" else lines(list(GOOD[:20]))
+
+
+def test_of_very_many_malformed_records_all_are_counted_and_the_first_thousand_described(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a", "completion": "1"}\n' * 2000 + "{\n" * 1500)
+    source = FileSource(type="file", path=str(path), max_bad_share=0.5)
+    bad = BadRecords()
+    for split in ("train", "test"):
+        load_examples(source, split=split, count=5, seed=0, bad=bad)  # type: ignore[arg-type]
+    assert (bad.count, len(bad.found)) == (1500, 1000)
+    assert list(bad.found)[-1].endswith("line 3000")

@@ -57,6 +57,7 @@ def render_page(
         "costs": process.costs(evidence),
         "transcripts": transcripts(evidence, limit=stage.transcripts),
         "drops": process.drops(evidence),
+        "repeats": process.repeats(evidence),
         "hardware": evidence.hardware(),
     }
     return environment().get_template("template.html").render(content)

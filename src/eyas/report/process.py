@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from eyas.filtering.reasons import REASONS
 from eyas.recipe import DistillStage, RolloutStage, SftStage, SynthesizeStage
 from eyas.records import MODES
 from eyas.report.evidence import Evidence
@@ -70,20 +71,27 @@ def sequences_of(evidence: Evidence, stage: SftStage | DistillStage) -> str | No
     return score.sequences if score is not None and score.type == "score" else None
 
 
-def drops(evidence: Evidence) -> list[tuple[str, str, int]]:
-    """(stage, reason, examples) left out in preparation and in training."""
+def drops(evidence: Evidence) -> list[tuple[str, str, str, int]]:
+    """(stage, reason, what it means where it is one of preparation's, examples) left out."""
     rows = []
     for name, artifact in evidence.artifacts.items():
-        rows += [(name, reason, number) for reason, number in (artifact.facts.get("dropped") or {}).items() if number]
-        if artifact.facts.get("test_answers_rejected_by_their_grader"):
-            rows.append(
-                (
-                    name,
-                    "kept, but their own grader rejects the reference answer",
-                    artifact.facts["test_answers_rejected_by_their_grader"],
-                )
-            )
+        for reason, number in (artifact.facts.get("dropped") or {}).items():
+            if number:
+                rows.append((name, reason.replace("_", " "), REASONS.get(reason, ""), number))
+        if not_found := artifact.facts.get("excluded_ids_not_found"):
+            rows.append((name, "not there", "ids in the exclude file that no example of the source has", not_found))
+        if rejected := artifact.facts.get("test_answers_rejected_by_their_grader"):
+            rows.append((name, "kept", "test examples: their own grader rejects the reference answer", rejected))
     return rows
+
+
+def repeats(evidence: Evidence) -> list[dict[str, str]]:
+    """A few of the near-duplicates and leaks: `stage`, `reason`, `id`, `text`, `of`, `of_text`."""
+    return [
+        {**row, "stage": name, "reason": row["reason"].replace("_", " ")}
+        for name, artifact in evidence.artifacts.items()
+        for row in artifact.facts.get("dropped_examples") or []
+    ]
 
 
 @dataclass(frozen=True)
