@@ -335,7 +335,7 @@ def test_more_is_drawn_for_near_duplicates_too(tmp_path: Path) -> None:
 
 
 def test_a_leak_into_another_prepare_stage_is_found(tmp_path: Path) -> None:
-    """The second stage trains on a test, a validation and an off-task prompt of the first, one near to its test."""
+    """The second stage trains on a test, a validation and an off-task prompt of the first."""
     ours = [question(number) for number in range(200)]
     source = {"type": "file", "path": write_rows(tmp_path / "ours.jsonl", ours)}
     off_task = {"type": "file", "path": write_rows(tmp_path / "off.jsonl", [question(n) for n in range(900, 1100)])}
@@ -346,9 +346,7 @@ def test_a_leak_into_another_prepare_stage_is_found(tmp_path: Path) -> None:
     alone = run(parse_recipe(recipe), tmp_path / "alone", name="first")
     by_split = {split: alone[split][0] for split in ("test", "validation", "off_task")}
     leaked = [{"question": example.prompt[0][1], "answer": "#### 1"} for example in by_split.values()]
-    near = changed({"question": alone["test"][1].prompt[0][1], "answer": "#### 1"}, at=12)
-    near = changed(near, at=20)
-    theirs = [*(question(number) for number in range(2000, 2200)), *leaked, near]
+    theirs = [*(question(number) for number in range(2000, 2200)), *leaked]
     test = write_rows(tmp_path / "test.jsonl", [question(number) for number in range(3000, 3030)])
     other = {"type": "file", "path": write_rows(tmp_path / "theirs.jsonl", theirs), "test_path": test}
     stages.append({"type": "prepare", "name": "second", "source": other} | own)
