@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eyas.errors import MissingExtra
+from eyas.errors import GradingError, MissingExtra
 from eyas.grading import can_grade, grade, instructions
 from eyas.records import Example
 from eyas.tasks.records import example_of
 
-pytest.importorskip("if_verifiable")
+nltk = pytest.importorskip("nltk")
+instructions_util = pytest.importorskip("if_verifiable.ifeval.instructions_util")
 COMMA: tuple[str, dict[str, Any]] = ("punctuation:no_comma", {})
 WORDS = ("length_constraints:number_words", {"num_words": 5, "relation": "at least"})
 CASE: tuple[str, dict[str, Any]] = ("change_case:english_lowercase", {})
@@ -56,8 +58,73 @@ def test_without_constraints_that_are_known_there_is_no_verdict() -> None:
         assert not can_grade(Example(key="k", prompt=(("user", "q"),), grader="instructions", metadata=metadata))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("length_constraints:number_words", {"num_words": 5, "relation": None}),
+        ("length_constraints:number_words", {"relation": "at least"}),
+        ("length_constraints:number_words", {"num_words": 5, "relation": "roughly"}),
+        ("length_constraints:number_words", {"num_words": -5, "relation": "at least"}),
+        ("keywords:letter_frequency", {"letter": "!", "let_frequency": 1, "let_relation": "at least"}),
+        ("keywords:existence", {}), ("keywords:existence", {"keyword": "rain"}), ("combination:repeat_prompt", {}),
+        ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 2, "nth_paragraph": 3, "first_word": "a"}),
+        ("detectable_content:postscript", {}), ("language:response_language", {}), ("startend:end_checker", {}),
+    ],
+)  # fmt: skip
+def test_settings_that_leave_something_to_chance_give_no_verdict(name: str, settings: dict[str, Any]) -> None:
+    assert grade("rain", example((name, settings))) is None
+
+
+def test_the_language_of_a_text_is_the_same_every_time() -> None:
+    english = example(("language:response_language", {"language": "en"}))
+    undecided = ["Hotel Taxi Restaurant", "no", "der Film was in time"]
+    assert all(len({grade(text, english) for _ in range(8)}) == 1 for text in undecided)
+
+
+SENTENCES: tuple[str, dict[str, Any]] = (
+    "length_constraints:number_sentences", {"num_sentences": 2, "relation": "at least"}
+)  # fmt: skip
+CAPITALS: tuple[str, dict[str, Any]] = (
+    "change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}
+)  # fmt: skip
+
+
+@pytest.fixture
+def sentence_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NLTK's sentence model in its own format, with one abbreviation learnt."""
+    folder = tmp_path / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    files = {"abbrev_types.txt": "mr\n", "collocations.tab": "", "sent_starters.txt": "", "ortho_context.tab": ""}
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    instructions._can_check.cache_clear()
+    instructions_util._get_sentence_tokenizer.cache_clear()
+
+
+@pytest.mark.usefixtures("sentence_model")
+def test_sentences_are_counted_by_nltks_model() -> None:
+    assert grade("It rains. We stay.", example(SENTENCES)) == 1.0
+    assert grade("Mr. Smith stays.", example(SENTENCES)) == 0.0
+    assert grade("It RAINS in the USA.", example(CAPITALS)) == 1.0
+    assert grade("It rains in the USA.", example(CAPITALS)) == 0.0
+
+
+@pytest.mark.parametrize("constraint", [SENTENCES, CAPITALS])
+def test_without_nltks_model_one_error_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, constraint: tuple[str, dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    instructions._can_check.cache_clear()
+    for ask in (can_grade, lambda row: grade("It rains.", row)):
+        with pytest.raises(GradingError, match=rf"{constraint[0]}, .*nltk.downloader punkt_tab.*NLTK_DATA"):
+            ask(example(COMMA, constraint))
+    assert grade("It rains.", example(COMMA)) == 1.0
+
+
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "if_verifiable.common", None)
-    instructions._library.cache_clear()
+    instructions.load_if_verifiable.cache_clear()
+    instructions._can_check.cache_clear()
     with pytest.raises(MissingExtra, match="instructions"):
         grade("rain", example(COMMA))

@@ -9,8 +9,8 @@ from eyas.errors import GradingError
 from eyas.grading.choice import extract_choice, grade_choice
 from eyas.grading.code import extract_code
 from eyas.grading.instructions import can_check, grade_instructions
-from eyas.grading.maths import extract_maths, grade_maths
-from eyas.grading.reasoning_gym import grade_reasoning_gym
+from eyas.grading.maths import extract_maths, grade_maths, load_math_verify
+from eyas.grading.reasoning_gym import grade_reasoning_gym, load_reasoning_gym
 from eyas.grading.structured import can_search, extract_json, grade_json, grade_regex
 from eyas.grading.text import (
     extract_exact,
@@ -23,7 +23,7 @@ from eyas.grading.text import (
 from eyas.recipe.graders import grader_spec, unknown_grader
 from eyas.records import Example
 
-VERSION = 2
+VERSION = 3
 """Raised when any grader's verdicts change; part of every artifact that holds grades."""
 
 
@@ -37,6 +37,8 @@ class _Grader:
     """The final answer in a form in which equal answers compare equal."""
     usable: Callable[[Example], bool] | None = None
     """Whether the example's reference can be checked by; None where any text can."""
+    load: Callable[[], object] | None = None
+    """Imports the library of a grader that evaluates what a model wrote, and so may take years; None for others."""
 
 
 def _extracts(extract: Callable[[str], str | None]) -> Callable[[Example], bool]:
@@ -45,16 +47,31 @@ def _extracts(extract: Callable[[str], str | None]) -> Callable[[Example], bool]
 
 GRADERS = {
     "numeric": _Grader(grade_numeric, extract_numeric),
-    "maths": _Grader(grade_maths, extract_maths),
+    "maths": _Grader(grade_maths, extract_maths, load=load_math_verify),
     "exact": _Grader(grade_exact),
     "normalised": _Grader(grade_normalised, extract_normalised, usable=_extracts(extract_normalised)),
     "choice": _Grader(grade_choice, extract_choice, usable=_extracts(extract_choice)),
     "regex": _Grader(grade_regex, usable=can_search),
     "json": _Grader(grade_json, extract_json, usable=_extracts(extract_json)),
-    "reasoning_gym": _Grader(grade_reasoning_gym),
+    "reasoning_gym": _Grader(grade_reasoning_gym, load=load_reasoning_gym),
     "instructions": _Grader(grade_instructions, usable=can_check),
     "code": _Grader(None, extract_code),
 }
+
+
+def may_be_endless(grader: str) -> bool:
+    """Whether a grader may take years over an answer, so that it must be asked in a process that can be ended."""
+    return grader in GRADERS and GRADERS[grader].load is not None
+
+
+def load(grader: str) -> None:
+    """Import what a grader needs, so that the time of its first answer is the answer's own.
+
+    Raises: MissingExtra.
+    """
+    known = GRADERS.get(grader)
+    if known is not None and known.load is not None:
+        known.load()
 
 
 def extract_answer(text: str, *, grader: str) -> str | None:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from functools import cache
 from typing import Any
 
-from eyas.errors import GradingError, MissingExtra
+from eyas.errors import MissingExtra
 from eyas.grading.text import extract_exact
 from eyas.records import Example
 
-TIMEOUT_S = 5
-"""For each parse and each comparison; the package's own default. One that takes longer is wrong."""
 _MARKED = re.compile(r"\$|\\boxed|\\\(|\\\[|\\begin")
 _PLAIN = re.compile(r"[^A-Za-z\\^_{}()\[\]]*")
 """A number with its separators, which reads differently as LaTeX: 1,22 would be a pair."""
 
 
 @cache
-def _library() -> Any:
+def load_math_verify() -> Any:
+    """The package, silenced.
+
+    Raises: MissingExtra.
+    """
     try:
         import math_verify
     except ImportError as error:
@@ -30,9 +31,9 @@ def _library() -> Any:
 
 
 def _parsed(text: str) -> list[Any]:
-    library = _library()
+    library = load_math_verify()
     targets = [library.LatexExtractionConfig(boxed_match_priority=0), library.ExprExtractionConfig()]
-    found: list[Any] = library.parse(text, targets, parsing_timeout=TIMEOUT_S)
+    found: list[Any] = library.parse(text, targets, parsing_timeout=None)
     return found
 
 
@@ -55,18 +56,15 @@ def extract_maths(text: str) -> str | None:
 def grade_maths(text: str, example: Example) -> float:
     """1.0 if math-verify finds the text's last `\\boxed{…}`, or else its last expression, equal to the reference.
 
-    Bounded in time by SIGALRM, as math-verify does it: each step ends after `TIMEOUT_S`, and an alarm that the caller
-    has set is lost.
+    Not bounded in time: some expressions take years. `eyas.storage.verdicts.judge` asks in a process that it can end.
 
-    Raises: GradingError, outside the main thread, where there are no signals; MissingExtra.
-    Source: https://github.com/huggingface/Math-Verify, `parse` and `verify` with their defaults.
+    Raises: MissingExtra.
+    Source: https://github.com/huggingface/Math-Verify, `parse` and `verify` with their defaults but for the time.
     """
-    if threading.current_thread() is not threading.main_thread():
-        raise GradingError("the grader 'maths' limits its time by signals, so it needs the main thread.")
     reference = example.answer or ""
     gold = _parsed(rf"\boxed{{{reference}}}" if _is_bare(reference) else reference)
-    verify = _library().verify
-    right = verify(gold, _parsed(text), timeout_seconds=TIMEOUT_S)
+    verify = load_math_verify().verify
+    right = verify(gold, _parsed(text), timeout_seconds=None)
     if not right and _is_bare(text):
-        right = verify(gold, _parsed(rf"\boxed{{{text}}}"), timeout_seconds=TIMEOUT_S)
+        right = verify(gold, _parsed(rf"\boxed{{{text}}}"), timeout_seconds=None)
     return float(right)

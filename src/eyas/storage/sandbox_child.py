@@ -1,8 +1,9 @@
 """What runs inside the sandbox: confine this process, then execute the program. Standard library only.
 
-Started by `eyas.storage.sandbox` as a script of its own, never imported by it. The request comes as JSON on standard
-input; what is reported goes to the file descriptor named in it: a line `ready` or `error ...` once the process is
-confined, then, if the interpreter lives that long, `<token> passed|failed|memory`.
+Started by `eyas.storage.sandbox` as a script of its own; `eyas.storage.grading_process` confines itself with parts of
+it. The request comes as JSON on standard input; what is reported goes to the file descriptor named in it: a line
+`ready` or `error ...` once the process is confined, then, if the interpreter lives that long,
+`<token> passed|failed|memory`.
 """
 
 from __future__ import annotations
@@ -43,14 +44,18 @@ def _prctl(option: int, value: int | ctypes.c_void_p, what: str, third: ctypes.c
     _checked(_LIBC.prctl(option, *arguments), what)
 
 
-def restrict_with_landlock(readable: list[str], work: str) -> None:
-    """Reading below `readable`, everything but special files below `work`, /dev/null, nothing elsewhere."""
+def restrict_with_landlock(readable: list[str], work: str | None) -> None:
+    """Reading below `readable`, everything but special files below `work`, /dev/null, nothing elsewhere.
+
+    Raises: OSError, where Landlock does not work.
+    """
     version = _checked(_LIBC.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1), "Landlock")
     handled = _ACCESS_BY_VERSION.get(version, 0xFFFF)
     attribute = ctypes.create_string_buffer(struct.pack("=Q", handled), 8)
     ruleset = _checked(_LIBC.syscall(_LANDLOCK_CREATE, attribute, ctypes.c_size_t(8), 0), "Landlock ruleset")
     granted = [(path, _READ_FILE | (_READ_DIRECTORY if os.path.isdir(path) else 0)) for path in readable]
-    for path, access in [*granted, (work, handled & ~_MAKE_SPECIAL), (os.devnull, _READ_FILE | _WRITE_FILE)]:
+    granted += [(work, handled & ~_MAKE_SPECIAL)] if work is not None else []
+    for path, access in [*granted, (os.devnull, _READ_FILE | _WRITE_FILE)]:
         directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
         rule = struct.pack("=Qi", access, directory)
         buffer = ctypes.create_string_buffer(rule, len(rule))
@@ -118,12 +123,18 @@ def confine(request: dict[str, Any]) -> None:
     elif means == "namespaces":
         restrict_with_namespaces(request["readable"], work, request["root"])
     _limit(request["limits"])
-    if means == "none":
-        return
+    if means != "none":
+        restrict_system_calls(base64.b64decode(request["filter"]))
+
+
+def restrict_system_calls(code: bytes) -> None:
+    """Drop all capabilities and install the filter of `eyas.storage.seccomp`.
+
+    Raises: OSError, where the kernel does not take it.
+    """
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITIES_VERSION, 0), 8)
     _checked(_LIBC.capset(header, ctypes.create_string_buffer(24)), "dropping capabilities")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")
-    code = base64.b64decode(request["filter"])
     instructions = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("@HP", len(code) // 8, ctypes.addressof(instructions))
     pointer = ctypes.cast(ctypes.create_string_buffer(program, len(program)), ctypes.c_void_p)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from eyas.grading import can_grade, grade
+from eyas.grading import can_grade, grade, may_be_endless
 from eyas.grading.code import program_and_tests
 from eyas.recipe.graders import function_of
 from eyas.records import Example
+from eyas.storage.grading_process import PROCESS
 from eyas.storage.hardware import core_count
 from eyas.storage.own_grader import grade_own
 from eyas.storage.sandbox import run_code
@@ -35,6 +36,8 @@ def judge(answers: Sequence[str], examples: Sequence[Example]) -> list[float | N
 def _verdict(answer: str, example: Example) -> float | None:
     if can_grade(example) and function_of(example.grader) is not None:
         return grade_own(answer, example)
+    if can_grade(example) and may_be_endless(example.grader):
+        return PROCESS.grade(answer, example)
     return grade(answer, example)
 
 
