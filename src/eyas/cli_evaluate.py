@@ -57,7 +57,7 @@ Grader = Annotated[
     typer.Option(
         "--grader",
         rich_help_panel=OF_FILE,
-        help="How answers are checked, for instance numeric or exact.",
+        help="How answers are checked, for instance numeric, maths, choice or code.",
     ),
 ]
 Baseline = Annotated[

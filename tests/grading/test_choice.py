@@ -38,6 +38,13 @@ def test_every_form_of_a_letter_is_that_letter_and_no_other(form: str, letter: s
         ("A good answer is a long one", None), ("I do not know", None), ("The answer is Apple", None), ("", None),
         ("the answer is K", None), ("42", None), ("A cat", None), ("D. H. Lawrence wrote it: the answer is E", "E"),
         ("I'd go for the second", None), ("The answer I found is B", "B"),
+        ("B\n\nOption (A) is too cold.", "B"), ("**B**\nbecause (A) is wrong", "B"), ("(A) and (C) are wrong.\nB", "B"),
+        ("The correct option is B, since D is too cold", "B"), ("The correct choice: (C). Not D", "C"),
+        (r"\boxed{\mathrm{B}}", "B"), (r"\boxed{\textbf{(B)}}", "B"), (r"\boxed{\text{(B) } 12}", "B"),
+        (r"\boxed{B) 12}", "B"), (r"\boxed{B. Paris} not C", "B"),
+        ("Answer: I believe it is (B)", "B"), ("Answer: I", "I"), ("the answer is b", "B"), ("The answer is (a).", "A"),
+        ("the answer is a cat", None), ("the answer is `C`", "C"), ('the answer is "D"', "D"),
+        ("Option A is wrong. D", "D"), ("the answer is not A but C", "C"),
         ("B) Paris. Option (A) is wrong", "B"), ("answers are hard", None),
     ],
 )  # fmt: skip

@@ -22,7 +22,10 @@ def example(answer: str, grader: str = "numeric") -> Example:
         ("3.0", "3"), ("first 3, then 4", "4"), ("-0", "0"), (".5", "0.5"), ("100", "100"), ("none", None),
         ("10-12", "12"), ("x = 5-3", "3"), ("(2)-3", "3"), ("is -$5", "-5"), ("it is: -5.", "-5"), ("1,2,3", "3"),
         ("5,", "5"),
-        ("1,234,567", "1234567"), ("$0.50", "0.5"), ("007", "7"), ("", None), ("-", None), ("1e400", "400"),
+        ("1,234,567", "1234567"), ("$0.50", "0.5"), ("007", "7"), ("", None), ("-", None), ("1e4000", "4000"),
+        ("1.5e3", "1500"), ("2E-3", "0.002"), ("1e23", "1" + "0" * 23), ("-1e2 m", "-100"),
+        ("it has 3 e2 e-mails", "2"),
+        (r"\boxed{1{,}000}", "1000"), (r"10,\!000", "10000"), (r"1\,000\,000", "1000000"), ("v1.2.3", "3"),
     ],
 )  # fmt: skip
 def test_the_last_number_in_plain_notation(text: str, number: str | None) -> None:
@@ -38,6 +41,11 @@ def test_numeric_grades_by_value() -> None:
 def test_exact_ignores_case_and_spaces_only() -> None:
     assert grade(" New  york", example("New York", "exact")) == 1.0
     assert grade("York", example("New York", "exact")) == 0.0
+
+
+def test_exact_is_the_same_for_composed_and_decomposed_letters() -> None:
+    assert grade("Cafe\u0301", example("caf\u00e9", "exact")) == 1.0
+    assert grade("Cafe", example("caf\u00e9", "exact")) == 0.0
 
 
 def test_without_a_reference_nothing_is_graded() -> None:

@@ -48,6 +48,35 @@ def test_a_missing_file_or_function_is_named(tmp_path: Path) -> None:
         judge(["7"], [example(f"{tmp_path}/none.py:check")])
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "def check(answer, example):\n    return int(answer)",
+            r"mine.py:check' failed on .*'no'.*ValueError.*line 2.*False",
+        ),
+        ("def check(answer, example):\n    raise SystemExit(0)", r"mine.py:check' failed on .*SystemExit"),
+        ("def check(answer):\n    return True", r"mine.py:check' failed on .*TypeError.*positional"),
+        ("import no_such_module", r"mine.py:check': the file cannot be run: ModuleNotFoundError.*line 1"),
+        ("def check(:", r"mine.py:check': the file cannot be run: SyntaxError"),
+        ("x = 1 / 0", r"mine.py:check': the file cannot be run: ZeroDivisionError.*line 1"),
+        ("import sys\nsys.exit(3)", r"mine.py:check': the file cannot be run: SystemExit: 3"),
+        ("check = 7", r"mine.py:check': the file has no function 'check'"),
+    ],
+)
+def test_whatever_the_users_code_raises_is_one_error_that_names_it(tmp_path: Path, body: str, message: str) -> None:
+    grader = written(tmp_path, body)
+    with pytest.raises(GradingError, match=message):
+        judge(["no"], [example(grader)])
+
+
+def test_what_the_file_does_on_import_happens_once(tmp_path: Path) -> None:
+    noted = f"with open({str(tmp_path / 'log')!r}, 'a') as log:\n    log.write('x')\n"
+    grader = written(tmp_path, f"{noted}def check(answer, example):\n    return True\n")
+    assert judge(["7"] * 3, [example(grader)] * 3) == [1.0] * 3
+    assert (tmp_path / "log").read_text() == "x"
+
+
 def test_the_file_counts_for_the_fingerprint_and_metadata_reach_the_function(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     rows = [{"prompt": f"q{number}", "completion": "a", "metadata": {"n": number}} for number in range(40)]

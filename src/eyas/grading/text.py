@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from decimal import Decimal
 
 from eyas.records import Example
 
-_NUMBER = re.compile(r"(?:(?<![\w)])[-−])?(?:\$?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)")
-"""A minus after a letter, a digit or a bracket is a dash or an operator (`10-12`); commas only part thousands."""
+_NUMBER = re.compile(
+    r"(?:(?<![\w)])[-−])?(?:\$?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|(?<![\d.])\.\d+)"
+    r"(?:[eE][-+−]?\d{1,3}(?![\w.]))?"
+)
+"""A minus after a letter, a digit or a bracket is a dash or an operator (`10-12`); commas only part thousands; an
+exponent beyond three digits is no number that a float could hold."""
+_LATEX_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,?\\[,!:;]|,?\\ )(?=\d{3}(?!\d))")
+r"""What LaTeX writes between thousands: 1{,}000, 10,\!000, 1\,000."""
 
 
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
@@ -17,11 +24,12 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def extract_numeric(text: str) -> str | None:
-    """The last number of the text in plain decimal notation: "so $1,200.50" -> "1200.5"; None if there is none.
+    """The last number of the text in plain decimal notation: "so $1,200.50" -> "1200.5", "1.5e3" -> "1500";
+    None if there is none.
 
     Not symbolic mathematics: fractions and units are not understood.
     """
-    found = _NUMBER.findall(text)
+    found = _NUMBER.findall(_LATEX_COMMA.sub(",", text))
     if not found:
         return None
     number = Decimal(found[-1].replace("−", "-").replace("$", "").replace(",", ""))
@@ -31,8 +39,8 @@ def extract_numeric(text: str) -> str | None:
 
 
 def extract_exact(text: str) -> str | None:
-    """The text with runs of white space made one space; None if nothing is left."""
-    return " ".join(text.split()) or None
+    """The text with runs of white space made one space and letters composed (NFC); None if nothing is left."""
+    return " ".join(unicodedata.normalize("NFC", text).split()) or None
 
 
 def grade_numeric(text: str, example: Example) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import traceback
 from collections.abc import Callable
 from functools import cache
 from math import isfinite
@@ -24,7 +25,7 @@ def file_of(grader: str) -> Path | None:
 def load_grader(grader: str) -> Callable[[str, Example], Any]:
     """The function of `path/to/file.py:function`; its file is run once a process, with this process's rights.
 
-    Raises: GradingError, if the file cannot be read or has no such function; whatever running the file raises.
+    Raises: GradingError, if the file cannot be read or run, or has no such function.
     """
     path, name = file_of(grader), grader.rpartition(":")[2]
     if path is None or not path.is_file():
@@ -33,7 +34,10 @@ def load_grader(grader: str) -> Callable[[str, Example], Any]:
     if spec is None or spec.loader is None:
         raise GradingError(f"grader {grader!r}: the file cannot be loaded as Python.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise GradingError(f"grader {grader!r}: the file cannot be run: {_said(error)}.") from error
     function: Callable[[str, Example], Any] | None = getattr(module, name, None)
     if function is None or not callable(function):
         has = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
@@ -44,12 +48,25 @@ def load_grader(grader: str) -> Callable[[str, Example], Any]:
 def grade_own(answer: str, example: Example) -> float:
     """What the user's function says of an answer: True, False, or a number from 0 to 1.
 
-    Raises: GradingError, if it says anything else; whatever the function raises.
+    Raises: GradingError, if it says anything else or raises anything.
     """
-    verdict = load_grader(example.grader)(answer, example)
+    function = load_grader(example.grader)
+    try:
+        verdict = function(answer, example)
+    except (Exception, SystemExit) as error:
+        raise GradingError(
+            f"grader {example.grader!r} failed on the answer {answer[:60]!r}: {_said(error)}. Return False for an "
+            "answer that it cannot read."
+        ) from error
     if not isinstance(verdict, bool | int | float) or not isfinite(verdict) or not 0 <= verdict <= 1:
         raise GradingError(
             f"grader {example.grader!r} returned {str(verdict)[:60]!r} ({type(verdict).__name__}) for the answer "
             f"{answer[:60]!r}; expected True, False or a number from 0 to 1."
         )
     return float(verdict)
+
+
+def _said(error: BaseException) -> str:
+    """Kind, message and last line of an error in the user's file."""
+    line = traceback.extract_tb(error.__traceback__)[-1].lineno
+    return f"{type(error).__name__}: {error} (line {line})"
