@@ -76,6 +76,47 @@ def test_leaving_early_or_printing_passed_does_not_pass(cheat: str) -> None:
     assert "token" not in outcome.stdout
 
 
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "class All:\n    def __eq__(self, other): return True\ndef f(x): return All()",
+        "class All(int):\n    def __eq__(self, other): return True\ndef f(x): return All(0)",
+        "import builtins\nbuiltins.all = lambda items: True\ndef f(x): return 0",
+        "def f(x):\n    import builtins\n    builtins.all = builtins.isinstance = lambda *a: True\n    return 2",
+        "import builtins\nbuiltins.AssertionError = type('E', (BaseException,), {})\ndef f(x): return 0",
+        "__equal__ = lambda a, b: True\ndef f(x): return 0",
+        "def f(x): raise AssertionError",
+        "import sys\nsys.excepthook = lambda *a: print('passed')\ndef f(x): return 0",
+        "__debug__ = False\ndef f(x): return 0",
+    ],
+)
+def test_what_is_forged_by_equality_or_builtins_does_not_pass(cheat: str) -> None:
+    for tests in (
+        "assert f(1) == 2\nassert all(f(n) == n + 1 for n in range(3))",
+        "assert 2 == f(1) and all([f(1) == 2])",
+    ):
+        assert run_code(cheat, tests=tests, limits=SHORT).status == "failed"
+
+
+def test_honest_equality_passes() -> None:
+    program = """
+import dataclasses, unittest.mock
+@dataclasses.dataclass
+class P: x: int
+class Loose:
+    def __init__(self, x): self.x = x
+    def __eq__(self, other): return self.x == other.x
+def f(x): return x + 1
+def sum(a, b): return a + b
+"""
+    tests = """
+assert P(1) == P(1) and not P(1) == P(2) and Loose(1) == Loose(1)
+assert [f(1)] == [unittest.mock.ANY] and unittest.mock.ANY == f(1) and 1 == 1.0 == True
+assert sum(1, 2) == 3 and (f(1) == 2) is True and {1: P(1)} == {1: P(1)}
+"""
+    assert run_code(program, tests=tests, limits=SHORT) == Outcome("passed", "", "")
+
+
 def test_a_fork_bomb_makes_no_process(means: Means) -> None:
     bomb = """
 import os, ctypes

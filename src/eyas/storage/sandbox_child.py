@@ -8,7 +8,9 @@ it. The request comes as JSON on standard input; what is reported goes to the fi
 
 from __future__ import annotations
 
+import ast
 import base64
+import builtins
 import ctypes
 import json
 import os
@@ -141,19 +143,64 @@ def restrict_system_calls(code: bytes) -> None:
     _prctl(_PR_SET_SECCOMP, _SECCOMP_FILTER, "system-call filter", pointer)
 
 
+class _Comparisons(ast.NodeTransformer):
+    """Every `a == b` becomes `__equal__(a, b)`; chains of comparisons stay as they are."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        if len(node.ops) != 1 or not isinstance(node.ops[0], ast.Eq):
+            return node
+        call = ast.Call(ast.Name("__equal__", ast.Load()), [node.left, *node.comparators], [])
+        return ast.fix_missing_locations(ast.copy_location(call, node))
+
+
+def equal(one: object, other: object) -> Any:
+    """`one == other`, if neither equals also what the other is not.
+
+    Raises: AssertionError, for an object that equals everything.
+    """
+    found = one == other
+    for left, right in ((one, other), (other, one)):
+        if type(left).__module__ == "candidate" and found is not False and _equals_anything(left, right):
+            raise AssertionError(f"a {type(left).__name__} equals everything")
+    return found
+
+
+def _equals_anything(value: object, expected: object) -> bool:
+    try:
+        return bool(value == object()) and bool(value == ("no", expected))
+    except Exception:  # noqa: BLE001 (the program's own __eq__)
+        return False
+
+
 def execute(program: str, tests: str) -> str:
-    """`passed` if program and then tests run to their end; prints the traceback otherwise."""
+    """`passed` if program and then tests run to their end; prints the traceback otherwise.
+
+    Tests do not pass where an object that equals everything was compared, or a builtin was replaced.
+    """
     module = types.ModuleType("candidate")
     sys.modules["candidate"] = module
+    builtin = dict(vars(builtins))
     try:
-        for name, source in (("<program>", program), ("<tests>", tests)):
-            exec(compile(source, name, "exec", dont_inherit=True), module.__dict__)
+        exec(compile(program, "<program>", "exec", dont_inherit=True), module.__dict__)
+        _require_unchanged(builtin)
+        compared = _Comparisons().visit(ast.parse(tests, "<tests>"))
+        module.__dict__["__equal__"] = equal
+        exec(compile(compared, "<tests>", "exec", dont_inherit=True), module.__dict__)
+        _require_unchanged(builtin)
     except MemoryError:
         return "memory"
     except BaseException:  # noqa: BLE001 (SystemExit must not pass)
         traceback.print_exc()
         return "failed"
     return "passed"
+
+
+def _require_unchanged(builtin: dict[str, object]) -> None:
+    now = vars(builtins)
+    changed = [name for name, value in builtin.items() if now.get(name) is not value and name != "_"]
+    if changed:
+        raise AssertionError(f"the program replaced {', '.join(changed)}")
 
 
 def main() -> None:
