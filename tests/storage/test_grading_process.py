@@ -117,3 +117,12 @@ def test_a_process_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(GradingError, match="did not start"):
         GradingProcess().grade("1", maths("1"))
+
+
+def test_the_limit_of_one_answer_does_not_count_the_import_for_the_next() -> None:
+    fresh = GradingProcess(limit_s=1)
+    entry, example = reasoning_gym("chain_sum")
+    for _ in range(2):
+        assert fresh.grade("$2$", maths("2")) == 1.0
+    assert fresh.grade(entry["answer"], example) == 1.0
+    fresh.close()

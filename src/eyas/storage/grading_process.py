@@ -112,6 +112,7 @@ def serve(connection: Connection, *, limit_s: int) -> None:
         except (EOFError, OSError):
             return
         try:
+            resource.setrlimit(resource.RLIMIT_CPU, (hard_s, hard_s))  # the last answer's is not for importing
             load(example.grader)
             used = resource.getrusage(resource.RUSAGE_SELF)
             resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + limit_s, hard_s))
