@@ -29,7 +29,7 @@ FLOORS = (
         "splits",
         "grading",
     },
-    {"storage", "engines", "tasks", "builtin"},
+    {"storage", "engines", "runtimes", "export", "tasks", "builtin"},
     {"stages", "report"},
     {
         "__main__",
