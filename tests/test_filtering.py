@@ -126,6 +126,18 @@ def test_one_word_of_twenty_five_in_the_middle_leaves_no_thirteen_in_a_row_but_i
     assert [drop and drop.reason for _, drop in filtered([found], evaluation=EvaluationSet([number]))] == [None]
 
 
+ORCHARD = "小明的果园里种了一些苹果树和梨树，苹果树比梨树多48棵，梨树是苹果树的三分之一，果园里一共有多少棵树？"
+
+
+def test_chinese_text_is_compared_by_its_characters() -> None:
+    found = example(ORCHARD.replace("小明", "小红"))
+    assert reasons(ORCHARD, found.key) == [None, "near_duplicate"]
+    assert reasons(ORCHARD, ORCHARD.replace("48", "36")) == [None, None]
+    cut = "请看下面的问题。" + ORCHARD[:20]
+    assert reasons(cut, evaluation=(ORCHARD,)) == ["shares_13_words_with_evaluation"]
+    assert reasons("请看下面的问题。" + ORCHARD[:12], evaluation=(ORCHARD,)) == [None]
+
+
 def test_a_leak_that_a_large_set_holds_a_dozen_times_is_still_one() -> None:
     leaks = [example(f"{LONG} number{number}") for number in range(12)]
     rest = [example(f"{number} + 1") for number in range(30_000)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -12,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from eyas.errors import DataError, RecipeError
+from eyas.filtering.reasons import REASONS
 from eyas.filtering.text import prompt_text
 from eyas.graph import build_graph
+from eyas.pipeline import run_recipe
 from eyas.recipe import PrepareStage, Recipe, expand, parse_recipe
 from eyas.records import Example, Split
 from eyas.splits import split_of
@@ -283,6 +288,32 @@ def test_a_planted_near_duplicate_and_a_planted_leak_are_found_and_named(tmp_pat
         problem(130)["question"],
         again["question"],
     }
+
+
+def test_the_report_of_a_run_shows_a_planted_near_duplicate_and_a_planted_leak(tmp_path: Path) -> None:
+    train = [question(number, words=20) for number in range(100, 190)]
+    again, leak = changed(train[30], 1), question(990, words=20)
+    source = {
+        "type": "file",
+        "path": write_rows(tmp_path / "train.jsonl", [*train, again, leak]),
+        "test_path": write_rows(tmp_path / "test.jsonl", [leak, *(question(number) for number in range(980, 986))]),
+    }
+    stages = [
+        {"type": "prepare", "source": source, "labelled": 90, "unlabelled": 0, "validation": 4, "test": 4},
+        {"type": "evaluate", "models": {"base": "student"}, "modes": ["fast"],
+         "sampling": {"temperature": 0, "max_completion_tokens": 1}, "divergence_prompts": 0},
+        {"type": "report"},
+    ]  # fmt: skip
+    recipe = parse_recipe(
+        {"name": "planted", "student": "builtin:nano-student", "stages": stages, "execution": {"trackers": []}}
+    )
+    run_recipe(recipe, recipe_text="", workspace=tmp_path, progress=lambda *_: nullcontext(SilentProgress()))
+    page = (tmp_path / "planted" / "report.html").read_text()
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    assert f"prepare near duplicate {REASONS['near_duplicate']} 1 " in text
+    assert f"prepare same as evaluation {REASONS['same_as_evaluation']} 1 " in text
+    for planted in (train[30], again, leak):
+        assert planted["question"][:90] in text.split("Some of the repetitions")[1]
 
 
 def question(number: int, *, words: int = 30) -> dict[str, str]:

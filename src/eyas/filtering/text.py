@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 
+import regex
+
 from eyas.records import Example
+
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
 
 
 def written(example: Example) -> str:
@@ -14,7 +18,12 @@ def written(example: Example) -> str:
 
 
 def normalised(text: str) -> str:
-    """Lower case, runs of anything but letters, digits and signs made one space."""
+    """Lower case, runs of anything but letters, digits and signs made one space.
+
+    Chinese characters and kana, which are written without spaces, are a word each.
+    """
+    if not text.isascii():
+        text = _UNSPACED.sub(r" \g<0> ", text)
     return re.sub(r"[^\w+\-*/=.]+", " ", text.lower()).strip()
 
 
