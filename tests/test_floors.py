@@ -43,6 +43,7 @@ FLOORS = (
         "chat",
         "console",
         "cli_evaluate",
+        "cli_measure",
         "harness",
         "suite",
         "measurement",

@@ -31,16 +31,15 @@ from eyas.recipe.specs import (
 )
 from eyas.recipe.stage import Kind, StageSpec
 from eyas.recipe.stages import (
-    DistillStage,
     EvaluateStage,
     PrepareStage,
     ReportStage,
     RolloutStage,
     ScoreStage,
-    SftStage,
     Stage,
     SynthesizeStage,
 )
+from eyas.recipe.training import DistillStage, SftStage
 
 __all__ = [
     "LEGAL",

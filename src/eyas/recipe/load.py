@@ -17,7 +17,8 @@ from eyas.recipe.held_out import with_held_out
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
 from eyas.recipe.stage import Kind, RolloutSpec
-from eyas.recipe.stages import DistillStage, EvaluateStage, RolloutStage, ScoreStage, SftStage, Stage, SynthesizeStage
+from eyas.recipe.stages import EvaluateStage, RolloutStage, ScoreStage, Stage, SynthesizeStage
+from eyas.recipe.training import DistillStage, SftStage
 
 
 class Recipe(Spec):
