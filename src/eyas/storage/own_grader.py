@@ -32,7 +32,9 @@ def load_grader(grader: str) -> Callable[[str, Example], Any]:
         raise GradingError(f"grader {grader!r}: the file does not exist. Expected path/to/file.py:function.")
     spec = importlib.util.spec_from_file_location(f"eyas_grader_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise GradingError(f"grader {grader!r}: the file cannot be loaded as Python.")
+        raise GradingError(
+            f"grader {grader!r}: the file cannot be loaded as Python. Expected path/to/file.py:function."
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

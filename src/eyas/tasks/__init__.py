@@ -133,7 +133,9 @@ def _own_grader(source: RecordSource) -> list[str]:
     try:
         return [] if path is None else [sha256_of(path)]
     except OSError as error:
-        raise DataError(f"{path}: the grader's file cannot be read ({error.strerror}).") from error
+        raise DataError(
+            f"{path}: the grader's file cannot be read ({error.strerror}). Give path/to/file.py:function."
+        ) from error
 
 
 def _generated(source: ArithmeticSource | WordsSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:

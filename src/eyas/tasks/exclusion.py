@@ -63,7 +63,9 @@ def _id(line: str, *, where: str) -> str:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error}).") from error
+            raise DataError(
+                f"{where}: not JSON ({error}). Write an example id a line, or copy lines of dropped.jsonl."
+            ) from error
         id_ = row.get("id")
         if id_ is not None and id_ == row.get("of"):
             return ""

@@ -36,7 +36,7 @@ def content_hashes(source: FileSource) -> list[str]:
             try:
                 found += [sha256_of(shard) for shard in shards_of(name)]
             except OSError as error:
-                raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
+                raise DataError(f"{name}: cannot be read ({error.strerror}). Give a file or a directory.") from error
     return found
 
 
