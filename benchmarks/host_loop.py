@@ -3,8 +3,8 @@
     python benchmarks/host_loop.py                       # the embedded student, and SmolLM2-135M where it is installed
     python benchmarks/host_loop.py --model DIR --tokens 64 --repeats 5
 
-Greedy and at temperature 1, prompts of 100 tokens, one thread and two; a warm-up of each first. The target is 10 %.
-Figures hold only for a machine that does nothing else. Prints Markdown; exits with 1 if a median misses the target.
+Greedy and at temperature 1, prompts of 100 tokens, one thread and two after a warm-up. The target: at most 10 %.
+Figures hold only for a machine that does nothing else. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,9 +36,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    print("| model | type | threads | temperature | tokens/s | outside the session, median (range) |")
-    print("|---|---|---|---|---|---|")
-    missed = False
+    print("| model | type | threads | temperature | tokens/s | outside the session, median (range) | target |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for model in options.model or builtin_models(Path(scratch)):
             for dtype in ("float32", "float16"):
@@ -49,14 +47,13 @@ def main() -> None:
                     with load_onnx(out, threads=threads) as runtime:
                         for temperature in (0.0, 1.0):
                             rates, shares = measured(runtime, options, temperature=temperature)
+                            verdict = "reached" if statistics.median(shares) <= TARGET else "missed"
                             rate, median = statistics.median(rates), statistics.median(shares)
-                            missed |= median > TARGET
                             print(
                                 f"| {model.name} | {dtype} | {threads} | {temperature:g} | {rate:,.0f} "
-                                f"| {median:.1%} ({min(shares):.1%} to {max(shares):.1%}) |",
+                                f"| {median:.1%} ({min(shares):.1%} to {max(shares):.1%}) | {verdict} |",
                                 flush=True,
                             )
-    sys.exit(1 if missed else 0)
 
 
 def builtin_models(scratch: Path) -> list[Path]:

@@ -160,6 +160,15 @@ def test_impossible_shapes_are_refused(tmp_path: Path, context: int, lengths: tu
         export_onnx(NANO, out=tmp_path / "out", context_length=context, prefill_lengths=lengths)
 
 
+def test_weights_that_are_equal_are_no_obstacle(tmp_path: Path, tiny_student: Path) -> None:
+    # the norms of a random model are all ones, which the exporter writes once, with Identity for the others
+    export_onnx(tiny_student, out=tmp_path / "out", context_length=16, prefill_lengths=())
+    assert "Identity" in require_static_graph(tmp_path / "out" / "decode.onnx")
+    with load_onnx(tmp_path / "out", threads=1) as runtime:
+        decoded = np.array([runtime.session.decode(token).copy() for token in IDS[:16]])
+    assert abs(decoded - hf_logits(tiny_student, IDS[:16])).max() < 1e-5
+
+
 class _Triangle(torch.nn.Module):
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         return torch.tril(given @ given)

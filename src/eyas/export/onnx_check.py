@@ -16,12 +16,13 @@ MAX_IR = 8
 ALLOWED = frozenset(
     {
         "Add", "Cast", "Concat", "Constant", "Div", "Gather", "Gemm", "Identity", "MatMul", "Mul", "Neg", "Pow",
-        "ReduceMean", "Reshape", "Sigmoid", "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose",
+        "ReduceMean", "Reshape", "Sigmoid", "Slice", "Softmax", "Sqrt", "Tanh", "Transpose",
         "Unsqueeze",
     }
 )  # fmt: skip
-"""What the supported architectures need. Left out on purpose: Trilu, ScatterND, Where, Range, Loop and If, which are
-unknown to, or slow on, the compilers that these graphs are for."""
+"""What the supported architectures need; Identity is how the exporter writes weights that are equal. Left out on
+purpose: Trilu, ScatterND, Where, Range, Loop and If, which are unknown to, or slow on, the compilers that these graphs
+are for."""
 
 
 def require_static_graph(path: Path) -> frozenset[str]:
