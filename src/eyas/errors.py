@@ -10,6 +10,7 @@ EyasError
 ├── SandboxError (RuntimeError)       untrusted code cannot be confined on this machine
 ├── TrainingError (RuntimeError)      training cannot go on
 │   └── NonFiniteLoss (FloatingPointError)
+├── ExportError (RuntimeError)        a model cannot be written in a format, or not faithfully
 ├── ArtifactError (RuntimeError)      an artifact is missing, corrupt or made from something else
 │   ├── CorruptArtifact
 │   └── Locked                        somebody else is working in this directory
@@ -61,6 +62,10 @@ class NonFiniteLoss(TrainingError, FloatingPointError):
     """The loss became NaN or infinite; raised before the update is applied."""
 
 
+class ExportError(EyasError, RuntimeError):
+    """A model cannot be written in the format asked for, or what was written is not faithful to it."""
+
+
 class ArtifactError(EyasError, RuntimeError):
     """An artifact is missing, corrupt or made from something else."""
 
@@ -82,9 +87,8 @@ class OutOfMemory(EyasError, MemoryError):
 
 
 class MissingExtra(EyasError, ImportError):
-    """An optional dependency is not installed; `extra` is None where no package index has it."""
+    """An optional dependency is not installed."""
 
-    def __init__(self, package: str, *, extra: str | None, purpose: str, command: str | None = None) -> None:
+    def __init__(self, package: str, *, extra: str, purpose: str, command: str | None = None) -> None:
         command = command or f"pip install {package}"
-        of = f" (extra eyas[{extra}])" if extra else ""
-        super().__init__(f"{purpose} needs the package {package!r}{of}: install it with `{command}`.")
+        super().__init__(f"{purpose} needs the package {package!r} (extra eyas[{extra}]): install it with `{command}`.")
