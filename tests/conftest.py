@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from eyas.export.converter import Converter
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["COLUMNS"] = "200"
@@ -103,3 +108,22 @@ def write_small_recipe(path: Path, student: Path, teacher: Path) -> Path:
 def small_recipe(tmp_path: Path, tiny_student: Path, tiny_teacher: Path) -> Path:
     """A whole recipe that runs in seconds, on the tiny pair."""
     return write_small_recipe(tmp_path / "small.yaml", tiny_student, tiny_teacher)
+
+
+@pytest.fixture(scope="session")
+def gguf_converter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Converter]:
+    """The converter in an environment made for this test session, one process for all conversions."""
+    from eyas.export.converter import Converter
+
+    with Converter(tmp_path_factory.mktemp("cache")) as converter:
+        yield converter
+
+
+@pytest.fixture(scope="session")
+def nano_gguf(gguf_converter: Converter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`builtin:nano-student` in F16."""
+    from eyas.builtin import DIRECTORY
+    from eyas.export.gguf import export_gguf
+
+    out = tmp_path_factory.mktemp("gguf") / "nano.gguf"
+    return export_gguf(DIRECTORY / "nano-student", out=out, converter=gguf_converter).files[0]

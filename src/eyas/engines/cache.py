@@ -144,6 +144,11 @@ def attention_masks(
     return {"full_attention": full, "sliding_attention": windowed} if kinds else windowed
 
 
+def cache_argument(module: torch.nn.Module) -> str:
+    """What a module's forward calls its cache: renamed in transformers 5, and an unknown name would be swallowed."""
+    return "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
+
+
 def cached_states(
     model: PreTrainedModel,
     ids_BT: Tensor,
@@ -154,8 +159,7 @@ def cached_states(
 ) -> Tensor:
     """Last hidden states [B, T, D] of tokens whose keys and values go through `cache`."""
     decoder = model.get_decoder()
-    name = "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
-    # Renamed in transformers 5; the other name would be swallowed, and decoding see the last token alone.
+    name = cache_argument(decoder)
     output = decoder(input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=True, **{name: cache})
     states: Tensor = output.last_hidden_state
     return states

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eyas.recipe.stages import ScoreStage, Stage, SynthesizeStage
-from eyas.recipe.training import DistillStage, SftStage
+from eyas.recipe.stages import DistillStage, ScoreStage, SftStage, Stage, SynthesizeStage
 
 Training = SftStage | DistillStage
 

@@ -17,8 +17,7 @@ from eyas.recipe.held_out import with_held_out
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
 from eyas.recipe.stage import Kind, RolloutSpec
-from eyas.recipe.stages import EvaluateStage, RolloutStage, ScoreStage, Stage, SynthesizeStage
-from eyas.recipe.training import DistillStage, SftStage
+from eyas.recipe.stages import DistillStage, EvaluateStage, RolloutStage, ScoreStage, SftStage, Stage, SynthesizeStage
 
 
 class Recipe(Spec):
@@ -49,14 +48,17 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), limit: int | None 
 
     Raises: RecipeError, naming the file, the key and the nearest valid name.
     """
-    data, where = read_recipe(path, overrides=overrides)
+    data = read_recipe(path)
+    for setting in overrides:
+        override(data, setting)
+    where = " ".join([str(path), *(f"--set {setting}" for setting in overrides)])
     return recipe_from(data, where=where, limit=limit)
 
 
-def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """What a recipe file and `--set` say, not yet validated, and what an error calls it.
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What a recipe file says, not yet validated.
 
-    Raises: RecipeError, if it cannot be read, is no mapping, or a setting has no place in it.
+    Raises: RecipeError, if it cannot be read or is no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -69,9 +71,7 @@ def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> tuple[dict[str,
         raise RecipeError(
             f"{path}: expected a mapping with `name`, `student` and `stages`, found {type(data).__name__}."
         )
-    for setting in overrides:
-        override(data, setting)
-    return data, " ".join([str(path), *(f"--set {setting}" for setting in overrides)])
+    return data
 
 
 def recipe_from(data: dict[str, Any], *, where: str, limit: int | None) -> Recipe:

@@ -1,0 +1,138 @@
+"""The part of llama.cpp's C interface that is used, out of the shared library that `xllamacpp` carries.
+
+xllamacpp's own interface is llama.cpp's server, whose stream leaves out the ids of tokens that end inside a UTF-8
+character, and which tells log-probs of generated tokens only. The C interface beneath it (llama.h) has neither limit
+and is what llama-bench measures. Structures that grow between versions are passed as opaque blocks of more than
+their size, of which only the first fields are touched; `library` checks that these are where they are expected.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from ctypes import POINTER, c_char_p, c_int8, c_int32, c_uint32, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from eyas.errors import MissingExtra, ModelError
+
+PACKAGE = "xllamacpp"
+TESTED = "2026.10.11549"
+DEFAULTS = (512, 2048, 512, 1)
+"""n_ctx, n_batch, n_ubatch and n_seq_max as `llama_context_default_params` sets them."""
+ERROR = 4
+"""GGML_LOG_LEVEL_ERROR; 5 continues the line before."""
+LOG_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+
+
+class Params(ctypes.Structure):
+    """`llama_model_params` or `llama_context_params`, both under 200 bytes; passed by value, last."""
+
+    _fields_ = [("words", c_uint32 * 256)]
+
+
+class Batch(ctypes.Structure):
+    """`llama_batch`; positions and sequence are llama.cpp's to count where the pointers are null."""
+
+    _fields_ = [
+        ("n_tokens", c_int32),
+        ("token", POINTER(c_int32)),
+        ("embd", c_void_p),
+        ("pos", c_void_p),
+        ("n_seq_id", c_void_p),
+        ("seq_id", c_void_p),
+        ("logits", POINTER(c_int8)),
+    ]
+
+
+PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "llama_backend_init": (None, ()),
+    "llama_log_set": (None, (LOG_FUNCTION, c_void_p)),
+    "llama_model_default_params": (Params, ()),
+    "llama_context_default_params": (Params, ()),
+    "llama_model_load_from_file": (c_void_p, (c_char_p, Params)),
+    "llama_model_free": (None, (c_void_p,)),
+    "llama_model_n_ctx_train": (c_int32, (c_void_p,)),
+    "llama_model_get_vocab": (c_void_p, (c_void_p,)),
+    "llama_model_has_encoder": (ctypes.c_bool, (c_void_p,)),
+    "llama_model_is_recurrent": (ctypes.c_bool, (c_void_p,)),
+    "llama_init_from_model": (c_void_p, (c_void_p, Params)),
+    "llama_free": (None, (c_void_p,)),
+    "llama_n_ctx": (c_uint32, (c_void_p,)),
+    "llama_n_batch": (c_uint32, (c_void_p,)),
+    "llama_set_n_threads": (None, (c_void_p, c_int32, c_int32)),
+    "llama_get_memory": (c_void_p, (c_void_p,)),
+    "llama_memory_clear": (None, (c_void_p, ctypes.c_bool)),
+    "llama_decode": (c_int32, (c_void_p, Batch)),
+    "llama_synchronize": (None, (c_void_p,)),
+    "llama_get_logits": (c_void_p, (c_void_p,)),
+    "llama_get_logits_ith": (c_void_p, (c_void_p, c_int32)),
+    "llama_vocab_n_tokens": (c_int32, (c_void_p,)),
+    "llama_vocab_is_eog": (ctypes.c_bool, (c_void_p, c_int32)),
+    "llama_tokenize": (
+        c_int32,
+        (c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, ctypes.c_bool, ctypes.c_bool),
+    ),
+}
+"""Function -> what it returns, what it takes (include/llama.h)."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """The loaded library, its package's version, and the last lines it logged as errors."""
+
+    call: ctypes.CDLL
+    version: str
+    complaints: deque[str]
+
+    def complaint(self) -> str:
+        """What llama.cpp said last, to explain a null pointer."""
+        return " ".join("".join(self.complaints).split()) or "llama.cpp gave no reason"
+
+
+@cache
+def library() -> Library:
+    """Load llama.cpp, once a process; it logs nothing to the terminal from here on.
+
+    Raises: MissingExtra, without the package; ModelError, if its llama.cpp is another than the one expected.
+    """
+    try:
+        package = distribution(PACKAGE)
+    except PackageNotFoundError as error:
+        raise MissingExtra(PACKAGE, extra="gguf", purpose="running GGUF files") from error
+    found = [Path(str(file.locate())) for file in package.files or () if file.suffix in (".so", ".pyd", ".dylib")]
+    advice = f"Install the one that was tested: `pip install {PACKAGE}=={TESTED}`."
+    if len(found) != 1:
+        raise ModelError(f"{PACKAGE} {package.version} has {len(found)} shared libraries, expected one. {advice}")
+    call = ctypes.CDLL(str(found[0]))
+    for name, (returns, takes) in PROTOTYPES.items():
+        function = getattr(call, name, None)
+        if function is None:
+            raise ModelError(f"{PACKAGE} {package.version} does not export {name} on this platform. {advice}")
+        function.restype, function.argtypes = returns, takes
+    fields = tuple(call.llama_context_default_params().words[: len(DEFAULTS)])
+    if fields != DEFAULTS:
+        raise ModelError(f"{PACKAGE} {package.version}: context parameters {fields}, expected {DEFAULTS}. {advice}")
+    complaints: deque[str] = deque(maxlen=6)
+    call.llama_log_set(_keep_complaints(complaints), None)
+    call.llama_backend_init()
+    return Library(call, package.version, complaints)
+
+
+_CALLBACKS: list[object] = []
+"""Functions that C holds; Python must not collect them."""
+
+
+def _keep_complaints(complaints: deque[str]) -> object:
+    continued = [False]
+
+    def log(level: int, text: bytes | None, data: int | None) -> None:
+        del data
+        continued[0] = level == ERROR or (level > ERROR and continued[0])
+        if continued[0]:
+            complaints.append((text or b"").decode("utf-8", errors="replace"))
+
+    _CALLBACKS.append(LOG_FUNCTION(log))
+    return _CALLBACKS[-1]
