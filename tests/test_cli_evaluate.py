@@ -198,6 +198,7 @@ def test_a_baseline_that_is_not_there_is_found_before_anything_is_answered(sums:
         ([STUDENT, "--data", "{data}", "--name", "x"], "taken for a model"),
         (["x.yaml", "--data", "{data}"], "is a recipe"),
         (["x.yaml", "--max-tokens", "64", "--seed", "1"], "Drop --max-tokens and --seed"),
+        (["x.yaml", "--no-chat-template"], "Drop --chat-template"),
         ([STUDENT, "--data", "{data}", "--suite", "paper"], "found --data and --suite"),
         ([STUDENT, "--data", "{data}", "--unsafe-code"], "Drop --unsafe-code"),
         ([STUDENT, "--suite", "paper", "--baseline", TEACHER], "Drop --baseline"),

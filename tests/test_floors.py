@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import resource
 import subprocess
 import sys
@@ -44,6 +45,7 @@ FLOORS = (
         "chat",
         "console",
         "cli_evaluate",
+        "cli_measure",
         "harness",
         "suite",
         "measurement",
@@ -77,6 +79,12 @@ def test_every_module_has_a_floor() -> None:
     assert len(FILES) > 40
     for path in FILES:
         assert floor_of(module_of(path)) >= 0
+
+
+def test_contributing_lists_the_floors() -> None:
+    rows = re.findall(r"^\| (\d) \|[^|]*\|(.*)\|$", (SOURCE.parents[1] / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    listed = {int(floor): set(re.findall(r"`(\w+)/?`", modules)) for floor, modules in rows}
+    assert listed == {floor: names - {"", "__main__"} for floor, names in enumerate(FLOORS)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SOURCE)) for path in FILES])

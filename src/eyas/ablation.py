@@ -18,7 +18,7 @@ from eyas.console import run_with_progress
 from eyas.errors import EyasError, Locked
 from eyas.graph import build_graph
 from eyas.planning import checked_seconds, probe_machine
-from eyas.recipe import Recipe, lineage, override, read_recipe, recipe_from
+from eyas.recipe import Recipe, lineage, read_recipe, recipe_from
 from eyas.recipe.variants import Variant, variant_recipe, variants_of
 from eyas.report.ablation import Ablation, Grades, Measured
 from eyas.report.ablation_page import as_dict, markdown, render
@@ -58,10 +58,7 @@ def load_study(
 
     Raises: RecipeError, naming the variant, before anything is run.
     """
-    data = read_recipe(path)
-    for setting in overrides:
-        override(data, setting)
-    where = " ".join([str(path), *(f"--set {setting}" for setting in overrides)])
+    data, where = read_recipe(path, overrides=overrides)
     recipe = recipe_from(data, where=where, limit=limit)
     variants = variants_of(recipe, vary=vary, only=only)
     recipes = {

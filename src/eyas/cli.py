@@ -50,7 +50,8 @@ def plan(recipe: RecipePath, out: Out = Path("runs"), set_: Set = None, limit: L
 
 
 @app.command(
-    epilog="Example: eyas ablate recipes/quickstart.yaml --vary stages.distill.prefix=student,teacher --seeds 3"
+    epilog="Examples:\n\neyas ablate recipes/quickstart.yaml --vary stages.distill.prefix=student,teacher --seeds 3\n\n"
+    "eyas ablate recipes/paper-ablation.yaml --plan"
 )
 def ablate(
     recipe: RecipePath,
@@ -77,7 +78,10 @@ def ablate(
         raise typer.Exit(code=1)
 
 
-@app.command(epilog="Example: eyas init --student Qwen/Qwen3-0.6B --teacher Qwen/Qwen3-4B --data train.jsonl")
+@app.command(
+    epilog="Examples:\n\neyas init --student Qwen/Qwen3-0.6B --teacher Qwen/Qwen3-4B --data train.jsonl\n\n"
+    "eyas init --student A --teacher B --data MATH.parquet --fields prompt=problem,answer=solution --grader maths"
+)
 def init(
     student: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],
     teacher: Annotated[str, typer.Option(help="Hub id, local directory or builtin:NAME.")],
@@ -116,6 +120,9 @@ def chat(
     chat_with(run, role=model, temperature=temperature, max_completion_tokens=max_tokens)
 
 
+SINGLE_STAGES = "Single stages of a recipe, and what they need"
+
+
 def _stage_command(stage: str, summary: str) -> None:
     def command(
         recipe: RecipePath, name: Name = None, out: Out = Path("runs"), set_: Set = None, limit: Limit = None
@@ -123,9 +130,8 @@ def _stage_command(stage: str, summary: str) -> None:
         _run(recipe, out, set_, limit, stage=stage, name=name)
 
     command.__doc__ = summary + " Runs what that needs first and skips what is done."
-    app.command(name=stage, rich_help_panel="Single stages", epilog=f"Example: eyas {stage} recipes/quickstart.yaml")(
-        command
-    )
+    example = f"Example: eyas {stage} recipe.yaml"
+    app.command(name=stage, rich_help_panel=SINGLE_STAGES, short_help=summary, epilog=example)(command)
 
 
 for _name, _summary in {

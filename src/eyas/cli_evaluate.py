@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
-from rich.console import Console
+
+from eyas.cli_measure import measure_on_file, run_benchmarks
 
 if TYPE_CHECKING:
     from eyas.records import Mode
@@ -43,10 +43,13 @@ Target = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="Workspace: artifacts, runs and evaluations are kept here.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=2, help="At most this many examples.")]
-Name = Annotated[str | None, typer.Option("--name", rich_help_panel=OF_RECIPE, help="Only the stage of this name.")]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", rich_help_panel=OF_RECIPE, help="Only the stage of this name, not all of the type."),
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", rich_help_panel=OF_RECIPE, metavar="KEY=VALUE", help="Override a field."),
+    typer.Option("--set", rich_help_panel=OF_RECIPE, metavar="KEY=VALUE", help="Override a field: seed=1."),
 ]
 Data = Annotated[
     str | None,
@@ -54,11 +57,7 @@ Data = Annotated[
 ]
 Grader = Annotated[
     str | None,
-    typer.Option(
-        "--grader",
-        rich_help_panel=OF_FILE,
-        help="How answers are checked, for instance numeric, maths, choice or code.",
-    ),
+    typer.Option("--grader", rich_help_panel=OF_FILE, help="How answers are checked (docs/graders.md); else numeric."),
 ]
 Baseline = Annotated[
     str | None,
@@ -91,7 +90,7 @@ BatchSize = Annotated[
     typer.Option("--batch-size", min=1, help="Completions decoded together; 64, benchmarks 8.", show_default=False),
 ]
 Suite = Annotated[
-    Literal["paper"] | None, typer.Option("--suite", rich_help_panel=OF_BENCHMARKS, help="Those of the paper.")
+    Literal["paper"] | None, typer.Option("--suite", rich_help_panel=OF_BENCHMARKS, help="The paper's benchmarks.")
 ]
 Tasks = Annotated[
     str | None,
@@ -109,7 +108,10 @@ Include = Annotated[
 Chat = Annotated[
     bool | None,
     typer.Option(
-        "--chat-template/--no-chat-template", rich_help_panel=OF_BENCHMARKS, help="Ask through it; if there is one."
+        "--chat-template/--no-chat-template",
+        rich_help_panel=OF_BENCHMARKS,
+        help="Whether prompts go through the chat template; they do if there is one.",
+        show_default=False,
     ),
 ]
 UnsafeCode = Annotated[
@@ -152,12 +154,8 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
         """
         given = {"--data": data, "--suite": suite, "--tasks": tasks}
         if target.endswith(RECIPES):
-            of_models: dict[str, object] = {
-                "--baseline": baseline,
-                "--modes": modes,
-                "--thinking": thinking,
-                "--grader": grader,
-            }
+            of_models: dict[str, object] = {"--baseline": baseline, "--modes": modes, "--thinking": thinking}
+            of_models |= {"--grader": grader, "--chat-template": chat_template is not None}
             of_models |= {"--max-tokens": max_tokens, "--temperature": temperature, "--samples": samples > 1}
             of_models |= {"--seed": seed, "--dtype": dtype != "float32", "--batch-size": batch_size}
             of_models |= {"--include-path": include_path, "--unsafe-code": unsafe_code}
@@ -172,7 +170,7 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
             _refuse("benchmarks have graders and sampling of their own", own)
             common |= {"max_tokens": max_tokens, "chat": chat_template, "unsafe_code": unsafe_code}
             common |= {"batch_size": batch_size or 8, "mode": _one_mode(modes)}
-            _run_benchmarks(target, common, suite, tasks, include=include_path, thinking=_known(thinking), out=out)
+            run_benchmarks(target, common, suite, tasks, include=include_path, thinking=_known(thinking), out=out)
             return
         benchmarks = {"--include-path": include_path, "--unsafe-code": unsafe_code}
         _refuse("--data has nothing to do with benchmarks", benchmarks | {"--chat-template": chat_template is not None})
@@ -180,12 +178,9 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
             _refuse("a greedy answer is the same every time; --temperature 0.7 samples", {"--samples": samples})
         common |= {"samples": samples, "thinking": _known(thinking), "modes": _modes(modes)}
         sampling = {"temperature": temperature, "max_completion_tokens": max_tokens or 512}
-        _measure_on_file(target, data, grader, sampling, common, batch_size or 64, baseline=baseline, out=out)
+        measure_on_file(target, data, grader, sampling, common, batch_size or 64, baseline=baseline, out=out)
 
-    app.command(
-        rich_help_panel="Single stages",
-        epilog="\n\n".join(EXAMPLES),
-    )(evaluate)
+    app.command(epilog="\n\n".join(EXAMPLES))(evaluate)
 
 
 def _refuse(reason: str, options: Mapping[str, object]) -> None:
@@ -234,88 +229,3 @@ def _known(name: str | None) -> str | None:
     if name is not None and name not in THINKING_FORMATS:
         raise RecipeError(f"--thinking {name}: unknown; known: {', '.join(THINKING_FORMATS)}.")
     return name
-
-
-def _measure_on_file(
-    target: str,
-    data: str,
-    grader: str | None,
-    sampling: Mapping[str, Any],
-    common: Mapping[str, Any],
-    batch_size: int,
-    *,
-    baseline: str | None,
-    out: Path,
-) -> None:
-    from functools import partial
-
-    from eyas.console import progress_bars, quieten, shown
-    from eyas.errors import RecipeError
-    from eyas.measurement import Measure, compare, evaluate_model, require_model
-    from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
-    from eyas.recipe.graders import grader_spec, unknown_grader
-    from eyas.report.evaluation import difference_lines, evaluation_table
-
-    if grader and grader_spec(grader) is None:
-        raise RecipeError(unknown_grader(grader))
-    source = {"type": "file", "path": data, "test_path": data} | ({"grader": grader} if grader else {})
-    measure = Measure(
-        data=FileSource.model_validate(source),
-        sampling=SamplingSpec.model_validate(sampling),
-        execution=ExecutionSpec(generation_batch_size=batch_size),
-        **common,
-    )
-    quieten()
-    console = Console(highlight=False)
-    if baseline is not None:
-        require_model(baseline)  # before hours of the other model's answers
-    with progress_bars(console) as bars:
-        display = partial(shown, console=console, bars=bars)
-        found = evaluate_model(target, measure, workspace=out, shown=display)
-        rival = None if baseline is None else evaluate_model(baseline, measure, workspace=out, shown=display)
-    for evaluated in (found,) if rival is None else (found, rival):
-        console.print(evaluation_table(evaluated.facts))
-    for line in difference_lines({} if rival is None else compare(found, rival), samples=measure.samples):
-        console.print(line, soft_wrap=True)
-    console.print(f"Predictions and evaluation.json: {found.directory}", soft_wrap=True)
-
-
-def _run_benchmarks(
-    target: str,
-    common: Mapping[str, Any],
-    suite: str | None,
-    tasks: str | None,
-    *,
-    include: Path | None,
-    thinking: str | None,
-    out: Path,
-) -> None:
-    from eyas.harness import SuiteOptions, go_offline_unless_reachable, open_harness, require_harness
-    from eyas.suite import SUITES, Benchmark
-
-    harness_version = require_harness()
-    console = Console(highlight=False, file=sys.stdout)
-    if not go_offline_unless_reachable():
-        console.print("The hub is out of reach: only what is on this machine can be measured.")
-    from eyas.console import progress_bars, quieten, shown
-    from eyas.report.evaluation import suite_notes, suite_table
-
-    quieten()
-    options = SuiteOptions(**common)
-    names = [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    benchmarks = SUITES[suite] if suite else tuple(Benchmark(name, name) for name in names)
-    harness = open_harness(
-        target, options, include=include, thinking=thinking, workspace=out, harness_version=harness_version
-    )
-    harness.require_tasks(names)
-    outcomes = []
-    with progress_bars(console) as bars, shown(target, console=console, bars=bars) as progress:
-        progress.start(len(benchmarks), unit="benchmarks")
-        for benchmark in benchmarks:
-            outcomes += harness.measure(benchmark)
-            progress.advance(note=benchmark.name)
-    console.print(suite_table(outcomes, title=target, chat=harness.chat, mode=options.mode))
-    for line in suite_notes(outcomes):
-        console.print(line, soft_wrap=True, markup=False)
-    if any(outcome.status == "measured" for outcome in outcomes):
-        console.print(f"Results: {harness.directory}", soft_wrap=True)

@@ -87,8 +87,9 @@ class OutOfMemory(EyasError, MemoryError):
 
 
 class MissingExtra(EyasError, ImportError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed; `extra` is None where no package index has it."""
 
-    def __init__(self, package: str, *, extra: str, purpose: str, command: str | None = None) -> None:
+    def __init__(self, package: str, *, extra: str | None, purpose: str, command: str | None = None) -> None:
         command = command or f"pip install {package}"
-        super().__init__(f"{purpose} needs the package {package!r} (extra eyas[{extra}]): install it with `{command}`.")
+        of = f" (extra eyas[{extra}])" if extra else ""
+        super().__init__(f"{purpose} needs the package {package!r}{of}: install it with `{command}`.")

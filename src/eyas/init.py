@@ -24,11 +24,11 @@ from eyas.grading.text import extract_numeric
 from eyas.planning import size_of
 from eyas.preflight import check_recipe_pair
 from eyas.recipe import FieldMap, FileSource, ModelSpec, parse_recipe
-from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
+from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.models import describe
 from eyas.storage.tokenization import load_tokenizer
-from eyas.tasks.files import read_file
+from eyas.tasks.files import draw
 from eyas.tasks.readers import rows_of
 from eyas.tasks.texts import shown_keys
 from eyas.thinking import format_of_template
@@ -155,10 +155,7 @@ def _count_rows(data: Data) -> Rows:
         return rows
     source = data.source()
     for split in ("train",) if source.test_path is None else ("train", "test"):
-        for example in islice(read_file(source, test=split == "test"), COUNT_ROWS):
-            of = split_of(example.key)
-            if source.test_path is not None:
-                of = "test" if split == "test" else "train" if of == "test" else of
+        for example, of in islice(draw(source, split=split), COUNT_ROWS):
             if example.answer is None:
                 rows.unanswered[of] += 1
                 continue

@@ -18,3 +18,11 @@ def split_of(key: str) -> Literal["train", "validation", "test"]:
     if bucket < TEST_PERCENT:
         return "test"
     return "validation" if bucket < TEST_PERCENT + VALIDATION_PERCENT else "train"
+
+
+def split_beside_test_set(key: str, *, in_test_set: bool) -> Literal["train", "validation", "test"]:
+    """The split of a problem where the test examples are a set of their own: all of that is test, nothing else is."""
+    if in_test_set:
+        return "test"
+    of = split_of(key)
+    return "train" if of == "test" else of

@@ -66,6 +66,19 @@ def test_long_texts_are_written_before_their_number_says_so(tmp_path: Path, monk
     assert [example.prompt[0][1] for example in found] == [str(number) for number in reversed(range(20))]
 
 
+def test_long_texts_in_memory_are_not_sorted_at_every_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eyas.storage.external_sort.HELD_CHARACTERS", 1000)
+    found, sorted_at = SortedExamples(scratch=None), []
+    monkeypatch.setattr(
+        SortedExamples, "_make_room", lambda self, real=SortedExamples._make_room: sorted_at.append(1) or real(self)
+    )
+    for number in range(1000):
+        found.add(Example("x" * 100, (("user", str(number)),)), rank=1000 - number)
+    # At 1,000 characters, and whenever they have doubled: 100,000 = 1,000 * 2^6.6.
+    assert len(sorted_at) == 7
+    assert [example.prompt[0][1] for example in found] == [str(number) for number in reversed(range(1000))]
+
+
 def test_scratch_is_empty_at_first_and_gone_at_the_end_even_after_an_error_or_a_kill(tmp_path: Path) -> None:
     def fail() -> None:
         with scratch_directory(tmp_path) as scratch:

@@ -33,6 +33,16 @@ def test_the_users_function_gives_the_verdict(tmp_path: Path) -> None:
     assert judge(["8"], [example(grader, answer=None, metadata="{}")]) == [0.5]
 
 
+def test_numbers_of_numpy_and_dataclasses_of_the_file_work(tmp_path: Path) -> None:
+    grader = written(
+        tmp_path,
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport numpy as np\n"
+        "@dataclass\nclass Parsed:\n    value: float\n"
+        "def check(answer, example):\n    return np.isclose(Parsed(float(answer)).value, float(example.answer))\n",
+    )
+    assert judge(["7.0", "8"], [example(grader)] * 2) == [1.0, 0.0]
+
+
 @pytest.mark.parametrize("value", ["None", "'yes'", "2", "-0.1", "float('nan')"])
 def test_anything_but_a_share_is_refused(tmp_path: Path, value: str) -> None:
     grader = written(tmp_path, f"def check(answer, example):\n    return {value}\n")
@@ -56,6 +66,7 @@ def test_a_missing_file_or_function_is_named(tmp_path: Path) -> None:
             r"mine.py:check' failed on .*'no'.*ValueError.*line 2.*False",
         ),
         ("def check(answer, example):\n    raise SystemExit(0)", r"mine.py:check' failed on .*SystemExit"),
+        ("import json\ndef check(answer, example):\n    return json.loads(answer)", r"JSONDecodeError: .*\(line 3\)\."),
         ("def check(answer):\n    return True", r"mine.py:check' failed on .*TypeError.*positional"),
         ("import no_such_module", r"mine.py:check': the file cannot be run: ModuleNotFoundError.*line 1"),
         ("def check(:", r"mine.py:check': the file cannot be run: SyntaxError"),

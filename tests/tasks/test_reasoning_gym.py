@@ -78,11 +78,15 @@ def test_tasks_take_turns_until_each_is_exhausted() -> None:
     assert len({example.key for example in drawn}) == len(drawn) == 500
 
 
-@pytest.mark.parametrize("task", ["graph_color", "rearc"])
-def test_a_task_that_cannot_be_graded_is_refused(task: str) -> None:
-    # graph_color states no answer; rearc's entry changes when stored as JSON (tuples become lists).
+@pytest.mark.parametrize("task", ["graph_color", "rush_hour"])
+def test_a_task_that_states_no_answer_is_refused(task: str) -> None:
     with pytest.raises(RecipeError, match="no answer that its own verifier accepts"):
         next(draw(source(task), split="train", seed=0))
+
+
+def test_a_task_whose_verifier_compares_with_tuples_can_be_graded_from_json() -> None:
+    example = next(draw(source("rearc"), split="train", seed=0))
+    assert grade(example.answer or "", example) == 1.0
 
 
 def test_an_unknown_task_is_a_recipe_error() -> None:

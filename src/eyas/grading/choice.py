@@ -6,6 +6,8 @@ import re
 
 from eyas.records import Example
 
+LETTERS = "ABCDEFGHIJ"
+"""What the patterns below know."""
 _OPEN = r"[*\s`$\"'“‘]*(?:\\(?:text|textbf|mathrm|mathbf)\{)?[(\[*]*"
 _LETTER = (
     rf"{_OPEN}(?P<letter>(?!I\s+[a-z])[A-J](?![A-Za-z'’])|[B-HJb-hj](?=[*`\"”’).:\]]*\s*(?:\n|$))|(?<=\()[a-j](?=\)))"

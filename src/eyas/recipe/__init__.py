@@ -5,7 +5,7 @@ from eyas.recipe.curriculum import CurriculumSpec, WindowSpec
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe, read_recipe, recipe_from
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
-from eyas.recipe.override import assign, override, parse_yaml
+from eyas.recipe.override import assign, parse_yaml
 from eyas.recipe.score import ScoreSpec
 from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
 from eyas.recipe.sources import (
@@ -17,6 +17,7 @@ from eyas.recipe.sources import (
     MixtureSource,
     PlainSource,
     ReasoningGymSource,
+    RecordSource,
     WordsSource,
 )
 from eyas.recipe.specs import (
@@ -30,16 +31,15 @@ from eyas.recipe.specs import (
 )
 from eyas.recipe.stage import Kind, StageSpec
 from eyas.recipe.stages import (
-    DistillStage,
     EvaluateStage,
     PrepareStage,
     ReportStage,
     RolloutStage,
     ScoreStage,
-    SftStage,
     Stage,
     SynthesizeStage,
 )
+from eyas.recipe.training import DistillStage, SftStage
 
 __all__ = [
     "LEGAL",
@@ -68,6 +68,7 @@ __all__ = [
     "PrepareStage",
     "ReasoningGymSource",
     "Recipe",
+    "RecordSource",
     "ReportStage",
     "RolloutStage",
     "SamplingSpec",
@@ -90,7 +91,6 @@ __all__ = [
     "expand",
     "lineage",
     "load_recipe",
-    "override",
     "parse_recipe",
     "parse_yaml",
     "read_recipe",

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from eyas.recipe.specs import Spec
-from eyas.recipe.stage import RolloutSpec
+from eyas.recipe.stage import Kind, RolloutSpec
 
 
 class DifficultySpec(RolloutSpec):
@@ -84,6 +84,11 @@ class CurriculumSpec(Spec):
         if self.signal != "pass_rate" and self.order == "shuffle":
             raise ValueError(f"nothing uses `signal: {self.signal}`: set `order`, or drop it")
         return self
+
+    def references(self) -> dict[str, tuple[str, Kind]]:
+        """As `StageSpec.references`, of the stages that difficulty is read from."""
+        read = {"pass_rates": self.rollouts, "pseudo_answers": self.pseudo_answers}
+        return {key: (name, "sequences") for key, name in read.items() if name is not None}
 
     @property
     def needs_pass_rates(self) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from eyas.errors import RecipeError
 from eyas.recipe.curriculum import DifficultySpec
-from eyas.recipe.stages import DistillStage, RolloutStage, ScoreStage, SftStage, Stage, SynthesizeStage
+from eyas.recipe.stages import RolloutStage, ScoreStage, Stage, SynthesizeStage
+from eyas.recipe.training import DistillStage, SftStage
 
 
 def with_difficulty(stages: Sequence[Stage]) -> list[Stage]:

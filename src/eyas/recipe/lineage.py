@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eyas.recipe.stages import DistillStage, ScoreStage, SftStage, Stage, SynthesizeStage
+from eyas.recipe.stages import ScoreStage, Stage, SynthesizeStage
+from eyas.recipe.training import DistillStage, SftStage
 
 Training = SftStage | DistillStage
 

@@ -17,7 +17,8 @@ from eyas.recipe.held_out import with_held_out
 from eyas.recipe.override import limited, override, parse_yaml
 from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
 from eyas.recipe.stage import Kind, RolloutSpec
-from eyas.recipe.stages import DistillStage, EvaluateStage, RolloutStage, ScoreStage, SftStage, Stage, SynthesizeStage
+from eyas.recipe.stages import EvaluateStage, RolloutStage, ScoreStage, Stage, SynthesizeStage
+from eyas.recipe.training import DistillStage, SftStage
 
 
 class Recipe(Spec):
@@ -48,17 +49,14 @@ def load_recipe(path: Path, *, overrides: Sequence[str] = (), limit: int | None 
 
     Raises: RecipeError, naming the file, the key and the nearest valid name.
     """
-    data = read_recipe(path)
-    for setting in overrides:
-        override(data, setting)
-    where = " ".join([str(path), *(f"--set {setting}" for setting in overrides)])
+    data, where = read_recipe(path, overrides=overrides)
     return recipe_from(data, where=where, limit=limit)
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """What a recipe file says, not yet validated.
+def read_recipe(path: Path, *, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """What a recipe file and `--set` say, not yet validated, and what an error calls it.
 
-    Raises: RecipeError, if it cannot be read or is no mapping.
+    Raises: RecipeError, if it cannot be read, is no mapping, or a setting has no place in it.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -71,7 +69,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise RecipeError(
             f"{path}: expected a mapping with `name`, `student` and `stages`, found {type(data).__name__}."
         )
-    return data
+    for setting in overrides:
+        override(data, setting)
+    return data, " ".join([str(path), *(f"--set {setting}" for setting in overrides)])
 
 
 def recipe_from(data: dict[str, Any], *, where: str, limit: int | None) -> Recipe:

@@ -50,7 +50,18 @@ class FieldMap(Spec):
     docs/graders.md."""
 
 
-class FileSource(Spec):
+class RecordSource(Spec):
+    """What a source of the user's records says, whether they are files or a data set of the hub."""
+
+    grader: GraderName = "numeric"
+    """How answers are checked: a name of docs/graders.md, or your own function as `path/to/file.py:function`."""
+    fields: FieldMap | None = None
+    """What the fields are called; without it one of the known schemas is recognised by its keys."""
+    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of malformed records up to which they are dropped and counted; by default the first one is an error."""
+
+
+class FileSource(RecordSource):
     """A data file, or a directory of shards: JSON Lines, a JSON array, CSV, TSV (all also as `.gz`) or Parquet.
 
     The schemas that need no configuration are in docs/data.md.
@@ -61,15 +72,9 @@ class FileSource(Spec):
     """File or directory of the training and validation examples (and test ones, unless `test_path` is given)."""
     test_path: str | None = None
     """Test examples; without it 10 % of `path`, by hash of the problem, are held out."""
-    grader: GraderName = "numeric"
-    """How answers are checked: a name of docs/graders.md, or your own function as `path/to/file.py:function`."""
-    fields: FieldMap | None = None
-    """What the fields are called; without it one of the known schemas is recognised by its keys."""
-    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of malformed records up to which they are dropped and counted; by default the first one is an error."""
 
 
-class HubSource(Spec):
+class HubSource(RecordSource):
     """A data set on the Hugging Face hub, in the same schemas as a file (extra `eyas[hub]`)."""
 
     type: Literal["hub"]
@@ -83,12 +88,6 @@ class HubSource(Spec):
     """Split of the training and validation examples (and test ones, unless `test_split` is given)."""
     test_split: str | None = None
     """Split of the test examples; without it 10 % of `split`, by hash of the problem, are held out."""
-    grader: GraderName = "numeric"
-    """How answers are checked: a name of docs/graders.md, or your own function as `path/to/file.py:function`."""
-    fields: FieldMap | None = None
-    """What the fields are called; without it one of the known schemas is recognised by its keys."""
-    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of malformed records up to which they are dropped and counted; by default the first one is an error."""
 
 
 class MixtureSource(Spec):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from eyas.recipe import ClaimSpec
 from eyas.records import MODES, Mode
-from eyas.report.compare import PAIRS
+from eyas.report import compare
 from eyas.report.evidence import ROLES
 from eyas.report.words import label
 from eyas.stats import PooledDifference, pooled_difference, wilson
@@ -83,13 +83,9 @@ class Difference:
     seeds: tuple[int, ...]
 
     @property
-    def outcome(self) -> Literal["ahead", "behind", "level"]:
-        """Of `a`. `level` unless the interval excludes 0 and p is below 0.05 (a single seed's interval is too sure of
-        itself where a handful of examples differ, as in `eyas.report.compare`)."""
-        found = self.result
-        if found.p_value >= 0.05 or found.low <= 0 <= found.high:
-            return "level"
-        return "ahead" if found.low > 0 else "behind"
+    def outcome(self) -> compare.Outcome:
+        """Of `a`."""
+        return compare.outcome_of(self.result)
 
     @property
     def same_model(self) -> bool:
@@ -230,7 +226,7 @@ def within_variants(ablation: Ablation, made: Sequence[Row]) -> list[Difference]
     for variant, shown in ablation.variants.items():
         own = {row.role: row for row in made if shown in row.variants}
         pairs += [
-            (own[a], own[b]) for a, b in PAIRS
+            (own[a], own[b]) for a, b in compare.PAIRS
             if a in own and b in own and variant in (own[a].variant, own[b].variant)
         ]  # fmt: skip
     return _differences(ablation, list({(a.key, b.key): (a, b) for a, b in pairs}.values()))

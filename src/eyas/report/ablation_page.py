@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from eyas.records import Mode
 from eyas.report.ablation import (
     Ablation,
     Accuracy,
@@ -136,7 +135,7 @@ def markdown(ablation: Ablation) -> str:
         _table(
             [f"accuracy, %, mean over seeds {seeds}", *(f"{mode} [95 %]" for mode in modes), "by seed", "n", "made in"],
             [
-                [title(ablation, row), *(_share(found) for found in cells), _by_seed(modes, cells), _n(cells),
+                [title(ablation, row), *(_share(found) for found in cells), _by_seed(cells), _n(cells),
                  duration(row.seconds) if row.seconds else "–"]
                 for row in made
                 for cells in [[accuracy(row, mode) for mode in modes]]
@@ -173,7 +172,7 @@ def _share(found: Accuracy | None) -> str:
     return "–" if found is None else f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
 
 
-def _by_seed(modes: Sequence[Mode], cells: Sequence[Accuracy | None]) -> str:
+def _by_seed(cells: Sequence[Accuracy | None]) -> str:
     """Of each mode, in the order of the columns."""
     shown = [", ".join(map(percent, found.per_seed.values())) for found in cells if found is not None]
     return "; ".join(shown) or "–"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from eyas.records import Mode, seed_for
 from eyas.report.evidence import Evidence, Predictions
-from eyas.stats import PairedDifference, paired_difference
+from eyas.stats import PairedDifference, PooledDifference, paired_difference
 
 PAIRS = (
     ("distilled", "control"),
@@ -23,6 +23,16 @@ PAIRS = (
 Outcome = Literal["ahead", "behind", "level"]
 
 
+def outcome_of(found: PairedDifference | PooledDifference) -> Outcome:
+    """Of `a` in a difference `a` minus `b`: `level` unless the 95 % interval excludes 0 and p is below 0.05.
+
+    The bootstrap alone is too sure of itself where only a handful of examples tell the models apart.
+    """
+    if found.p_value >= 0.05 or found.low <= 0 <= found.high:
+        return "level"
+    return "ahead" if found.low > 0 else "behind"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Accuracy of role `a` minus that of role `b` in one mode, on the same examples."""
@@ -34,14 +44,8 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """Of `a`. `level` unless the 95 % interval excludes 0 and McNemar's exact p is below 0.05.
-
-        The bootstrap alone is too sure of itself where only a handful of examples tell the models apart.
-        """
-        found = self.result
-        if found.p_value >= 0.05 or found.low <= 0 <= found.high:
-            return "level"
-        return "ahead" if found.low > 0 else "behind"
+        """Of `a`; p is McNemar's, exact."""
+        return outcome_of(self.result)
 
     def as_dict(self) -> dict[str, object]:
         """As in `summary.json`; `p_value` (McNemar's) and `outcome` are beyond the contract."""

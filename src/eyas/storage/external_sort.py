@@ -43,7 +43,7 @@ class SortedExamples(Collection[Example]):
         """`scratch`: an absent or empty directory for the runs; None keeps all in memory."""
         self._scratch, self._count, self._capacity = scratch, count, held
         self._held: list[tuple[int, Example]] = []
-        self._characters = 0
+        self._characters, self._most_characters = 0, HELD_CHARACTERS
         self._runs: list[Path] = []
         self._runs_made = 0
         self._ranks: NDArray[np.uint64] = np.empty(0, np.uint64)
@@ -61,7 +61,7 @@ class SortedExamples(Collection[Example]):
             return
         self._held.append((rank, example))
         self._characters += _size(example)
-        if len(self._held) >= self._capacity or self._characters >= HELD_CHARACTERS:
+        if len(self._held) >= self._capacity or self._characters >= self._most_characters:
             self._make_room()
 
     def __len__(self) -> int:
@@ -88,6 +88,7 @@ class SortedExamples(Collection[Example]):
         few = len(self._held) <= self._capacity // 2 and self._characters <= HELD_CHARACTERS // 2
         if self._scratch is None:
             self._capacity = max(self._capacity, 2 * len(self._held))
+            self._most_characters = max(self._most_characters, 2 * self._characters)
         elif self._runs or not few:
             self._write_run(self._scratch, (_line(rank, example) for rank, example in self._held))
             if self._count is not None:

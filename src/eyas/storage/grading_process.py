@@ -1,8 +1,8 @@
 """A process of its own for graders that may take for ever: one answer at a time, ended at its limit, started anew.
 
 `maths` and `reasoning_gym` evaluate what a model wrote: 10^{10^{10}} keeps one C call busy for years, and some of
-reasoning-gym's verifiers call `eval`. So where Landlock works the process can write no file, and make no other
-process and no connection (docs/sandbox.md says what that leaves).
+reasoning-gym's verifiers call `eval`. So where Linux can confine it the process can write no file, and make no other
+process and no connection (docs/sandbox.md says what that leaves), and nothing that it says is unpickled here.
 """
 
 from __future__ import annotations
@@ -10,28 +10,39 @@ from __future__ import annotations
 import atexit
 import contextlib
 import math
-import multiprocessing
 import os
-import resource
+import pickle
+import signal
+import socket
 import subprocess
 import sys
 import threading
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
+from io import BufferedRWPair
 
 from eyas.errors import EyasError, GradingError, SandboxError
 from eyas.grading import grade, load
 from eyas.records import Example
-from eyas.storage.sandbox_child import restrict_system_calls, restrict_with_landlock
 from eyas.storage.seccomp import filter_program
 
 LIMIT_S = 5
 """Processor seconds for one answer, so that a busy machine gives the same verdict; math-verify's own default."""
 _WALL_PER_LIMIT = 60
 """What sleeps uses no processor: this many times the limit on the clock ends it too."""
-_START_S = 120.0
-"""Importing the libraries takes a second or two; a machine that swaps takes longer."""
 _MEMORY_BYTES = 4 << 30
 """Address space: several times what the libraries need, and less than a machine that grades has."""
+_READY, _BEGUN, _NONE, _ERROR = b"ready", b"begun", b"none", b"error "
+"""What the process says, a line each; any other line is a verdict."""
+_ERROR_CHARACTERS, _LINE_BYTES = 4000, 1 << 16
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""A confined process can make no threads, and OpenBLAS ends a process in which it cannot."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+    pipe: BufferedRWPair
 
 
 class GradingProcess:
@@ -40,88 +51,152 @@ class GradingProcess:
     def __init__(self, *, limit_s: int = LIMIT_S) -> None:
         self.limit_s = limit_s
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._running: _Running | None = None
 
     def grade(self, text: str, example: Example) -> float | None:
         """`eyas.grading.grade`, and 0.0 for an answer that takes longer than the limit or ends the process.
 
-        Raises: GradingError, with what `grade` raised, or if the process cannot be started.
+        Raises: GradingError, with what `grade` raised, or if the process cannot be started or import the grader.
         """
-        with self._lock:
-            connection = self._started()
-            try:
-                connection.send((text, example))
-                answer = connection.recv() if connection.poll(self.limit_s * _WALL_PER_LIMIT) else self._end()
-            except (EOFError, OSError):  # out of time, out of memory, or a crash
-                answer = self._end()
-        if isinstance(answer, str):
-            raise GradingError(answer)
-        verdict: float | None = answer
-        return verdict
+        with self._lock, contextlib.ExitStack() as unfinished:
+            unfinished.callback(self._end)  # after an interrupt, what was asked would be the answer to the next
+            begun = self._asked(text, example) or self._asked(text, example)  # it may have died while it waited
+            if not begun:
+                raise GradingError(
+                    f"the process that grades ended before it looked at an answer with {example.grader!r}; what it "
+                    "printed above says why."
+                )
+            said = self._said() if begun == _BEGUN else begun
+            if said:
+                unfinished.pop_all()
+        if said.startswith(_ERROR):
+            raise GradingError(said.removeprefix(_ERROR).decode("unicode-escape", errors="replace"))
+        return None if said == _NONE else _number(said)
 
     def close(self) -> None:
         """End the process, if there is one."""
         with self._lock:
             self._end()
 
-    def _started(self) -> Connection:
-        if self._connection is not None and self._process is not None and self._process.poll() is None:
-            return self._connection
-        self._end()
-        ours, theirs = multiprocessing.Pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "eyas.storage.grading_process", str(theirs.fileno()), str(self.limit_s)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env=os.environ | {"PYTHONHASHSEED": "0"},  # sympy's order of terms follows the order of sets
-                start_new_session=True,  # an interrupt from the terminal is for us
-            )
-        self._connection = ours
+    def _asked(self, text: str, example: Example) -> bytes:
+        """Ask; `begun` or an error, empty if the process ended before it looked at the answer."""
+        pipe = self._started().pipe
         try:
-            if ours.poll(_START_S) and ours.recv() == "ready":
-                return ours
-        except (EOFError, OSError):
-            pass
+            pickle.dump((text, example), pipe)
+            pipe.flush()
+        except OSError:
+            self._end()
+            return b""
+        said = self._said()
+        if said == _BEGUN or said.startswith(_ERROR):
+            return said
+        self._end()  # something that an earlier answer left to be read
+        return b""
+
+    def _said(self) -> bytes:
+        """The next line; empty if the process ended or is out of time."""
+        try:
+            line = self._running.pipe.readline(_LINE_BYTES) if self._running is not None else b""
+        except OSError:  # the wall-clock limit, or a connection that was reset
+            line = b""
+        if line.endswith(b"\n"):
+            return line[:-1]
         self._end()
-        raise GradingError("the process that grades did not start; what it printed above says why.")
+        return b""
 
-    def _end(self) -> float:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        if self._connection is not None:
-            self._connection.close()
-        self._process = self._connection = None
+    def _started(self) -> _Running:
+        if self._running is not None and self._running.process.poll() is None:
+            return self._running
+        self._end()
+        ours, theirs = socket.socketpair()
+        ours.settimeout(self.limit_s * _WALL_PER_LIMIT)
+        with theirs:
+            try:
+                process = _start(theirs.fileno(), limit_s=self.limit_s)
+            except (OSError, ValueError) as error:
+                ours.close()
+                raise GradingError(f"the process that grades cannot be started: {error}.") from error
+        self._running = _Running(process, ours, ours.makefile("rwb"))
+        if self._said() != _READY:
+            raise GradingError("the process that grades did not start; what it printed above says why.")
+        return self._running
+
+    def _end(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.process.kill()
+            running.process.wait()
+            running.socket.close()
+            with contextlib.suppress(OSError):  # a question half sent
+                running.pipe.close()
+
+
+def _start(descriptor: int, *, limit_s: int) -> subprocess.Popen[bytes]:
+    environment = {
+        "PYTHONHASHSEED": "0",  # sympy's order of terms follows the order of sets
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # the same modules as here
+    }
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "eyas.storage.grading_process", str(descriptor), str(limit_s)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # what an evaluated answer prints is no output of ours
+        pass_fds=(descriptor,),
+        env=os.environ | _ONE_THREAD | environment,
+        start_new_session=True,  # an interrupt from the terminal is for us
+    )
+
+
+def _number(said: bytes) -> float:
+    """The verdict; 0.0 for what an answer that took the process over may say."""
+    try:
+        found = float(said)
+    except ValueError:
         return 0.0
+    return found if 0 <= found <= 1 else 0.0
 
 
-def serve(connection: Connection, *, limit_s: int) -> None:
+def serve(descriptor: int, *, limit_s: int) -> None:
     """Grade what comes until the other end closes; the kernel ends this process at an answer's limit."""
+    import resource  # Unix alone has it
+
     _, hard_s = resource.getrlimit(resource.RLIMIT_CPU)
     with contextlib.suppress(ValueError):  # a lower limit is in force already
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    with contextlib.suppress(OSError, SandboxError):  # where nothing confines, grade all the same
+    if sys.platform == "linux":
+        _confine()
+    with open(descriptor, "rb") as questions, open(descriptor, "wb", buffering=0, closefd=False) as answers:
+        answers.write(_READY + b"\n")
+        while True:
+            try:
+                text, example = pickle.load(questions)
+            except (EOFError, OSError):
+                return
+            try:
+                load(example.grader)
+                answers.write(_BEGUN + b"\n")
+                used = resource.getrusage(resource.RUSAGE_SELF)
+                end_s = math.ceil(used.ru_utime + used.ru_stime) + limit_s
+                resource.setrlimit(resource.RLIMIT_CPU, (end_s if hard_s < 0 else min(end_s, hard_s), hard_s))
+                signal.alarm(limit_s * _WALL_PER_LIMIT)  # nobody else ends what sleeps once the asking process is gone
+                found = grade(text, example)
+                said = _NONE if found is None else str(found).encode()
+            except EyasError as error:
+                said = _ERROR + str(error)[:_ERROR_CHARACTERS].encode("unicode-escape")
+            except (MemoryError, RecursionError, OverflowError):
+                said = b"0.0"
+            signal.alarm(0)
+            resource.setrlimit(resource.RLIMIT_CPU, (hard_s, hard_s))
+            answers.write(said + b"\n")
+
+
+def _confine() -> None:
+    """As far as this kernel can: the rest of it where a part does not work."""
+    from eyas.storage.sandbox_child import restrict_system_calls, restrict_with_landlock
+
+    with contextlib.suppress(OSError):
         restrict_with_landlock(["/"], None)
+    with contextlib.suppress(OSError, SandboxError):
         restrict_system_calls(filter_program())
-    connection.send("ready")
-    while True:
-        try:
-            text, example = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            resource.setrlimit(resource.RLIMIT_CPU, (hard_s, hard_s))  # the last answer's is not for importing
-            load(example.grader)
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + limit_s, hard_s))
-            answer: float | str | None = grade(text, example)
-        except EyasError as error:
-            answer = str(error)
-        except (MemoryError, RecursionError, OverflowError):
-            answer = 0.0
-        connection.send(answer)
 
 
 PROCESS = GradingProcess()
@@ -129,4 +204,4 @@ PROCESS = GradingProcess()
 atexit.register(PROCESS.close)
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), limit_s=int(sys.argv[2]))
+    serve(int(sys.argv[1]), limit_s=int(sys.argv[2]))

@@ -22,6 +22,7 @@ from eyas.recipe import (
     HubSource,
     MixtureSource,
     ReasoningGymSource,
+    RecordSource,
     WordsSource,
 )
 from eyas.records import Example
@@ -55,7 +56,7 @@ def load_examples(
 
     Raises: DataError, naming file and line of a malformed record; MissingExtra; RecipeError; StorageError.
     """
-    if isinstance(source, FileSource | HubSource):
+    if isinstance(source, RecordSource):
         drawn = _of_split(source, split, bad, step)
         return files.sample(drawn, count=count, seed=seed, answered_first=split != "train", scratch=scratch)
     if isinstance(source, MixtureSource):
@@ -91,7 +92,7 @@ def first_examples(source: DataSource, *, count: int, seed: int) -> Iterator[Exa
         share = -(-count // len(source.parts))
         found = (item for part in source.parts for item in first_examples(part.source, count=share, seed=seed))
         return islice(found, count)
-    if isinstance(source, FileSource | HubSource):
+    if isinstance(source, RecordSource):
         return islice(_of_split(source, "train"), count)
     return iter(load_examples(source, split="train", count=count, seed=seed))
 
@@ -127,12 +128,14 @@ def content_identities(source: DataSource) -> list[str]:
     return [*files.content_hashes(source), *_own_grader(source)] if isinstance(source, FileSource) else []
 
 
-def _own_grader(source: FileSource | HubSource) -> list[str]:
+def _own_grader(source: RecordSource) -> list[str]:
     path = file_of(source.grader)
     try:
         return [] if path is None else [sha256_of(path)]
     except OSError as error:
-        raise DataError(f"{path}: the grader's file cannot be read ({error.strerror}).") from error
+        raise DataError(
+            f"{path}: the grader's file cannot be read ({error.strerror}). Give path/to/file.py:function."
+        ) from error
 
 
 def _generated(source: ArithmeticSource | WordsSource, *, split: Split, count: int, seed: int) -> Iterator[Example]:

@@ -34,7 +34,8 @@ def chat_turns(value: object, *, name: str, system: str | None, where: str) -> t
     Raises: DataError, starting with `where`.
     """
     if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: `{name}` must be a list that is not empty.")
+        found = "an empty one" if isinstance(value, list) else type(value).__name__
+        raise DataError(f"{where}: `{name}` must be a list that is not empty, found {found}.")
     turns: list[tuple[str, str]] = []
     reference = reasoning = None
     for number, message in enumerate(value, start=1):

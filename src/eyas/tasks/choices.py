@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from string import ascii_uppercase
 from typing import Any
 
 from eyas.errors import DataError
+from eyas.grading.choice import LETTERS
 from eyas.tasks.texts import text_of
 
-LETTERS = ascii_uppercase[:10]
-"""What the grader `choice` knows."""
 FIELDS = ("choices", "options")
 """MMLU's and MMLU-Pro's names for them; ARC's `choices` are an object of `text` and `label`."""
 

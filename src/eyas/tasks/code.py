@@ -44,7 +44,7 @@ def code_example(row: dict[str, Any], *, where: str) -> Example:
             "prompt": prompt,
         }
     if not any(test.strip() for test in tests):
-        raise DataError(f"{where}: the tests are empty.")
+        raise DataError(f"{where}: the tests are empty, so that any program would pass. Leave such records out.")
     solution = solution if isinstance(solution, str) and solution.strip() else None
     if solution is not None:
         text_of({"solution": solution}, "solution", where=where)

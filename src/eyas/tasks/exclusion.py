@@ -23,7 +23,7 @@ def exclusion_hash(name: str) -> str:
     try:
         return sha256_of(Path(name).expanduser())
     except OSError as error:
-        raise DataError(f"{name}: the `exclude` file cannot be read ({error.strerror}).") from error
+        raise _unreadable(name, error) from error
 
 
 def read_exclusion(name: str) -> NDArray[np.uint64]:
@@ -41,12 +41,19 @@ def read_exclusion(name: str) -> NDArray[np.uint64]:
                 if id_:
                     found.add(int(id_, 16))
     except OSError as error:
-        raise DataError(f"{name}: the `exclude` file cannot be read ({error.strerror}).") from error
+        raise _unreadable(name, error) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: expected a text file of example ids, found other bytes ({error.reason}).") from error
     if not found:
         raise DataError(f"{name}: names no example. Write one id a line, or leave `exclude` out of the recipe.")
     return np.array(sorted(found), np.uint64)
+
+
+def _unreadable(name: str, error: OSError) -> DataError:
+    return DataError(
+        f"{name}: the `exclude` file cannot be read ({error.strerror}). Give a file with an example id a "
+        "line, or leave `exclude` out of the recipe."
+    )
 
 
 def _id(line: str, *, where: str) -> str:
@@ -56,7 +63,9 @@ def _id(line: str, *, where: str) -> str:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{where}: not JSON ({error}).") from error
+            raise DataError(
+                f"{where}: not JSON ({error}). Write an example id a line, or copy lines of dropped.jsonl."
+            ) from error
         id_ = row.get("id")
         if id_ is not None and id_ == row.get("of"):
             return ""

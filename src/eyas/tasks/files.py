@@ -8,7 +8,7 @@ from pathlib import Path
 from eyas.errors import DataError
 from eyas.recipe import FileSource
 from eyas.records import Example, seed_for
-from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_of
+from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_beside_test_set, split_of
 from eyas.storage.artifacts import sha256_of
 from eyas.storage.external_sort import SortedExamples
 from eyas.tasks.mapping import BadRecords, examples_of
@@ -36,7 +36,7 @@ def content_hashes(source: FileSource) -> list[str]:
             try:
                 found += [sha256_of(shard) for shard in shards_of(name)]
             except OSError as error:
-                raise DataError(f"{name}: cannot be read ({error.strerror}).") from error
+                raise DataError(f"{name}: cannot be read ({error.strerror}). Give a file or a directory.") from error
     return found
 
 
@@ -59,10 +59,8 @@ def draw(source: FileSource, *, split: str, bad: BadRecords | None = None) -> It
     """Each example with its split: by hash of the problem, but all of `test_path` is test and `path` then never is."""
     given = source.test_path is not None
     for example in read_file(source, test=given and split == "test", bad=bad):
-        of = split_of(example.key)
-        if given:
-            of = "test" if split == "test" else "train" if of == "test" else of
-        yield example, of
+        key = example.key
+        yield example, split_beside_test_set(key, in_test_set=split == "test") if given else split_of(key)
 
 
 def rows_to_read(source: FileSource, *, split: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from eyas.errors import DataError, MissingExtra
 from eyas.recipe import HubSource
 from eyas.records import Example
-from eyas.splits import split_of
+from eyas.splits import split_beside_test_set, split_of
 from eyas.storage.origins import hub_commit
 from eyas.tasks.mapping import BadRecords, examples_of
 
@@ -33,10 +33,8 @@ def draw(source: HubSource, *, split: str, bad: BadRecords | None = None) -> Ite
     rows = ((f"{source.id}, {name}, row {number}", row) for number, row in enumerate(_rows(source, name), start=1))
     every_field = name == source.split
     for example in examples_of(rows, source, name=f"{source.id}, {name}", bad=bad, every_field=every_field):
-        of = split_of(example.key)
-        if given:
-            of = "test" if split == "test" else "train" if of == "test" else of
-        yield example, of
+        key = example.key
+        yield example, split_beside_test_set(key, in_test_set=split == "test") if given else split_of(key)
 
 
 def _rows(source: HubSource, split: str) -> Iterator[object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eyas.errors import DataError
-from eyas.recipe import FieldMap, FileSource, HubSource
+from eyas.recipe import FieldMap, RecordSource
 from eyas.recipe.graders import grader_spec
 from eyas.records import Example
 from eyas.tasks.readers import Row
@@ -41,7 +41,7 @@ class BadRecords:
 
 def examples_of(
     rows: Iterable[Row],
-    source: FileSource | HubSource,
+    source: RecordSource,
     *,
     name: str,
     bad: BadRecords | None = None,

@@ -131,7 +131,9 @@ def _table(file: IO[bytes], path: Path, *, delimiter: str) -> Iterator[Row]:
             return
         except csv.Error as error:
             if columns is None:
-                raise DataError(f"{where}: the header is not readable ({error}).") from error
+                raise DataError(
+                    f"{where}: the header is not readable ({error}). Quote names that hold quotes."
+                ) from error
             yield where, DataError(f"{where}: not a row of the table ({error}). Quote cells that hold quotes.")
             continue
         if columns is None:

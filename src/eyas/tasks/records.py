@@ -50,7 +50,7 @@ def example_of(row: object, *, grader: str, where: str) -> Example:
     Raises: DataError, starting with `where`.
     """
     if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object, found {type(row).__name__}.")
+        raise DataError(f"{where}: expected an object, found {type(row).__name__}. Name its fields.")
     if grader == "code":
         return code_example(row, where=where)
     parts = _parts(row, where=where)
@@ -80,7 +80,7 @@ def _metadata(row: dict[str, Any], grader: str, *, where: str) -> str:
             return value if text_of(row, "metadata", where=where) else ""
         return "" if value is None else json.dumps(value)
     except TypeError as error:
-        raise DataError(f"{where}: `metadata` must be text or JSON ({error}).") from error
+        raise DataError(f"{where}: `metadata` must be text or JSON ({error}). Write it as text.") from error
 
 
 def _advice(row: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ def split_reference(text: str, reasoning: str | None, *, where: str) -> tuple[st
     reasoning = reasoning or thought
     if gsm8k := _GSM8K_ANSWER.search(text):
         if "####" in gsm8k[1]:
-            raise DataError(f"{where}: two `####` in one line, so it is not clear which answer is meant.")
+            raise DataError(f"{where}: two `####` in one line, so it is not clear which answer is meant. Keep one.")
         reasoning = reasoning or _CALCULATOR.sub("", text[: gsm8k.start()]).strip() or None
         text = gsm8k[1].strip()
     if not text:
@@ -38,7 +38,7 @@ def without_reasoning(text: str, *, where: str) -> str:
     """
     said, _ = _parted(text, where=where)
     if not said:
-        raise DataError(f"{where}: nothing after its reasoning.")
+        raise DataError(f"{where}: nothing after its reasoning. Leave such chats out.")
     return said
 
 

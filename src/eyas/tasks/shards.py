@@ -102,7 +102,9 @@ def _inside(directory: Path) -> list[Path]:
 def _matching(pattern: Path) -> list[Path]:
     shards = sorted(item for item in pattern.parent.glob(pattern.name) if item.is_file())
     if not shards:
-        raise DataError(f"{pattern}: cannot be read (no file matches).")
+        raise DataError(
+            f"{pattern}: cannot be read (no file matches). Give a file, a directory, or a pattern that matches."
+        )
     return _of_one_kind(shards, pattern)
 
 
