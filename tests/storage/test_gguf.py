@@ -13,8 +13,10 @@ from eyas.errors import ModelError
 from eyas.storage.gguf import read_gguf_head
 
 
-def write(path: Path, *, tokens: tuple[str, ...] = ("a", "b"), architecture: str = "llama") -> Path:
-    writer = gguf.GGUFWriter(path, architecture)
+def write(path: Path, *, tokens: tuple[str, ...] = ("a", "b"), layers: int | None = None) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    if layers is not None:
+        writer.add_block_count(layers)
     writer.add_token_list(list(tokens))
     writer.add_token_scores([0.5] * len(tokens))
     writer.add_eos_token_id(1)
@@ -100,3 +102,5 @@ def test_what_would_end_llama_cpp_is_refused(tmp_path: Path) -> None:
         read_gguf_head(write(tmp_path / "zero.gguf", tokens=("a\0b", "a")))
     with pytest.raises(ModelError, match=r"eos_token_id is 1, of 1 tokens"):
         read_gguf_head(write(tmp_path / "eos.gguf", tokens=("a",)))
+    with pytest.raises(ModelError, match="2113929219 layers announced"):
+        read_gguf_head(write(tmp_path / "layers.gguf", layers=2113929219))

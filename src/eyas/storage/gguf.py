@@ -133,6 +133,9 @@ class _Reader:
         for key, value in metadata.items():
             if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and not 0 <= value < len(tokens):
                 raise self._damaged(f"{key} is {value}, of {len(tokens)} tokens")
+        layers = metadata.get(f"{architecture}.block_count")
+        if layers is not None and not any(name.startswith(f"blk.{layers - 1}.") for name in names):
+            raise self._damaged(f"{layers} layers announced, and none of the last one's tensors")
         if not names or len(set(names)) != len(names):
             raise self._damaged("no tensors" if not names else "two tensors of one name")
 
