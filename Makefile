@@ -12,8 +12,9 @@ export MPLBACKEND := Agg
 quickstart: .venv/.installed
 	$(BIN)/eyas run recipes/quickstart.yaml
 
+# Two workers, each file in one of them; OpenMP threads that wait sleep, or the workers' would spin against each other.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check .

@@ -80,7 +80,7 @@ def test_file_of_each_architecture_passes_its_gate(
     made = export_gguf(tiny, out=tmp_path / "m.gguf", quantisation=quantisation, converter=gguf_converter)
     with LlamaCpp(made.files[0], threads=1) as runtime:
         parity = parity_with(runtime, [random_reference(tiny)])
-    record_property("parity", parity)
+    record_property("parity", str(parity))
     require_parity(parity, limits=LIMITS[quantisation])
     assert (parity.positions, parity.greedy_tokens) == (40 + 64 - 1, 64)
     if quantisation == "F16":
@@ -106,7 +106,7 @@ def test_builtin_student_passes_its_gate_on_real_prompts(
     made = export_gguf(NANO, out=tmp_path / "m.gguf", quantisation=quantisation, converter=gguf_converter)
     with LlamaCpp(made.files[0], threads=1) as runtime:
         parity = parity_with(runtime, nano_references)
-    record_property("parity", parity)
+    record_property("parity", str(parity))
     require_parity(parity, limits=LIMITS[quantisation])
     if quantisation == "F16":
         assert parity.greedy_agreed == parity.greedy_tokens == 3 * 64

@@ -21,7 +21,7 @@ import pytest
 from eyas.errors import GradingError
 from eyas.grading import grade
 from eyas.records import Example
-from eyas.storage.grading_process import PROCESS, GradingProcess
+from eyas.storage.grading_process import _ONE_THREAD, PROCESS, GradingProcess
 from eyas.storage.verdicts import judge
 
 pytest.importorskip("math_verify")
@@ -193,7 +193,11 @@ def test_what_sleeps_ends_though_the_asking_process_is_gone() -> None:
     ours, theirs = socket.socketpair()
     code = "import eyas.storage.grading_process as g; g._WALL_PER_LIMIT = 1; g.serve({}, limit_s=1)"
     with theirs:
-        child = subprocess.Popen([sys.executable, "-c", code.format(theirs.fileno())], pass_fds=(theirs.fileno(),))
+        child = subprocess.Popen(
+            [sys.executable, "-c", code.format(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            env=os.environ | _ONE_THREAD,
+        )
     _, example = reasoning_gym("spiral_matrix")
     with ours:
         assert ours.recv(6) == b"ready\n"
