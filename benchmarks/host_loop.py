@@ -21,8 +21,8 @@ import numpy as np
 from eyas import builtin
 from eyas.export.onnx import export_onnx
 from eyas.recipe import ModelSpec
-from eyas.runtimes.host_loop import HostLoop
 from eyas.runtimes.onnx import load_onnx
+from eyas.runtimes.runtime import Runtime
 from eyas.storage.models import materialise
 
 PROMPT = 100
@@ -66,7 +66,7 @@ def builtin_models(scratch: Path) -> list[Path]:
     return found
 
 
-def measured(runtime: HostLoop, options: argparse.Namespace, *, temperature: float) -> tuple[list[float], list[float]]:
+def measured(runtime: Runtime, options: argparse.Namespace, *, temperature: float) -> tuple[list[float], list[float]]:
     """(tokens a second, share of the seconds outside the graphs) of every repeat, prefill included."""
     session = runtime.session
     ids = [int(index) for index in np.random.default_rng(0).integers(3, 300, PROMPT)]

@@ -26,7 +26,7 @@ import measure
 import torch
 from torch import Tensor
 
-from eyas.storage.hardware import total_memory_bytes
+from eyas.storage.processor import total_memory_bytes
 
 VOCABULARY, HIDDEN, TOP_K = 151_936, 1024, 10
 DENSE_COPIES = 4

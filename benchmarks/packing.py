@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from eyas.packing import packed_rows, padded_rows
 from eyas.storage.attention import packed_attention
 from eyas.storage.backbone import hidden_states
-from eyas.storage.hardware import core_count, cpu_name
+from eyas.storage.processor import core_count, cpu_name
 
 SMOLLM2 = {
     "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3,

@@ -21,8 +21,8 @@ from eyas.preflight import check_recipe_pair, described, recipe_modes, sample_ex
 from eyas.recipe import ExecutionSpec, FileSource, ModelSpec, PrepareStage, Recipe, SamplingSpec
 from eyas.records import Mode
 from eyas.storage.artifacts import MANIFEST, damaged_files, read_json
-from eyas.storage.hardware import total_memory_bytes
 from eyas.storage.models import load_outline
+from eyas.storage.processor import total_memory_bytes
 from eyas.storage.tokenization import encode_prompt, label_sequence, load_tokenizer, stop_ids
 from eyas.tasks.files import expected_rows
 

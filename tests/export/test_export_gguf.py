@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from eyas.builtin import DIRECTORY
 from eyas.errors import ExportError
 from eyas.export.converter import Converter, converter_directory
-from eyas.export.gguf import LIMITS, QUANTISATIONS, Quantisation, export_gguf, pre_tokenizer
+from eyas.export.gguf import LIMITS, Quantisation, export_gguf, pre_tokenizer
 from eyas.export.reference import Reference, parity_with, reference_of
 from eyas.parity import require_parity
 from eyas.recipe import THINKING_FORMATS, ModelSpec
@@ -233,7 +233,11 @@ def test_a_sentencepiece_vocabulary_is_rebuilt_from_its_merges(gguf_converter: C
     [
         ({"model_type": "gemma3_text", "query_pre_attn_scalar": 256, "head_dim": 16}, "query_pre_attn_scalar is 256"),
         ({"model_type": "gemma3_text", "layer_types": ["full_attention"] * 3}, r"\[1, 2, 3\] of 3"),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": 2, "query_pre_attn_scalar": 256, "head_dim": 256},
+         r"\[2\] of 3"),
         ({"model_type": "qwen3", "layer_types": ["sliding_attention"] * 3}, "without a sliding window"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0},
+         "without a sliding window"),
     ],
 )  # fmt: skip
 def test_what_gguf_cannot_express_is_refused(
@@ -247,7 +251,6 @@ def test_the_main_environment_keeps_its_own_gguf_package(gguf_converter: Convert
     import gguf
 
     assert nano_gguf.is_file()
-    assert "eyas" not in str(Path(gguf.__file__).parent)
     assert str(Path(gguf.__file__)).startswith(sys.prefix)
     with pytest.raises(ImportError):
         __import__("conversion")
@@ -278,7 +281,7 @@ def test_with_llama_quantize_k_quants_are_made(
     nano_references: list[Reference], gguf_converter: Converter, tmp_path: Path
 ) -> None:
     made = export_gguf(NANO, out=tmp_path / "m.gguf", quantisation="Q4_K_M", converter=gguf_converter)
-    assert made.quantisation == QUANTISATIONS[-1]
+    assert read_gguf_head(made.files[0]).types.get("Q4_K", 0) > 0
     with LlamaCpp(made.files[0], threads=1) as runtime:
         require_parity(parity_with(runtime, nano_references), limits=LIMITS["Q4_K_M"])
 

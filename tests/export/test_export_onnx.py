@@ -63,7 +63,7 @@ def test_graphs_say_what_transformers_says(
     ids = [*IDS[:20], *greedy]
     expected = hf_logits(model_dir, ids)
     with load_onnx(out, threads=1) as runtime:
-        prefilled = np.array(runtime.session.prefill(ids), np.float32)
+        prefilled = np.array(runtime.session.prefill(ids, every=True), np.float32)
         runtime.session.reset()
         decoded = np.array([runtime.session.decode(token).copy() for token in ids], np.float32)
         own = list(runtime.generate(IDS[:20], max_tokens=64, stop_ids=()))

@@ -69,8 +69,12 @@ def _record(graph: Any, name: str, feeds: Mapping[str, Array], recording: Record
     graph.run = recording_run
 
 
-def _install(monkeypatch: pytest.MonkeyPatch, recording: Recording, *, grow: int = 0) -> list[str]:
-    """Put the replaying module in ais_bench's place; returns what was freed. `grow` widens every output."""
+def _install(monkeypatch: pytest.MonkeyPatch, recording: Recording, *, grow: int = 0, swap: bool = False) -> list[str]:
+    """Put the replaying module in ais_bench's place; returns what was freed.
+
+    `grow` widens every output, `swap` names input_ids and position_ids the other way round.
+    """
+    renamed = {"input_ids": "position_ids", "position_ids": "input_ids"} if swap else {}
     freed: list[str] = []
     pending = iter(recording.runs)
 
@@ -83,7 +87,10 @@ def _install(monkeypatch: pytest.MonkeyPatch, recording: Recording, *, grow: int
             self.spec = recording.specs[Path(model_path).stem]
 
         def get_inputs(self) -> list[Any]:
-            return [types.SimpleNamespace(name=given.name, shape=list(given.shape)) for given in self.spec.inputs]
+            return [
+                types.SimpleNamespace(name=renamed.get(given.name, given.name), shape=list(given.shape))
+                for given in self.spec.inputs
+            ]
 
         def get_outputs(self) -> list[Any]:
             return [
@@ -143,11 +150,15 @@ def test_graphs_that_are_missing_foreign_or_unloadable_are_named(
     _install(monkeypatch, recorded[0], grow=1)
     with pytest.raises(CorruptArtifact, match=r"output \('logits', \(2, 321\)\), the manifest says \('logits', \(1, 3"):
         load_ascend(directory, soc="310B1")
+    _install(monkeypatch, recorded[0], swap=True)
+    with pytest.raises(CorruptArtifact, match=r"input \('position_ids', \(1, 1\)\), the manifest says \('input_ids'"):
+        load_ascend(directory, soc="310B1")
 
 
-def test_the_device_needs_no_torch() -> None:
+@pytest.mark.parametrize("name", ["ascend", "onnx", "llamacpp"])
+def test_a_runtime_needs_no_torch(name: str) -> None:
     code = (
-        "import sys, eyas.runtimes.ascend; "
+        f"import sys, eyas.runtimes.{name}; "
         "print(sorted({'torch', 'transformers', 'safetensors', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

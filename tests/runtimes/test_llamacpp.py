@@ -14,8 +14,8 @@ import pytest
 
 from eyas.errors import DataError, MissingExtra, ModelError
 from eyas.runtimes import llama_c
-from eyas.runtimes.base import Runtime
-from eyas.runtimes.llamacpp import SCORED, LlamaCpp
+from eyas.runtimes.llamacpp import LlamaCpp
+from eyas.runtimes.runtime import SCORED
 from eyas.storage.gguf import read_gguf_head
 
 PROMPT = [1, 19, 20, 13, 21, 18, 2]
@@ -29,13 +29,12 @@ def runtime(nano_gguf: Path) -> Iterator[LlamaCpp]:
 
 
 def test_generation_is_greedy_ends_with_the_stop_id_and_starts_afresh(runtime: LlamaCpp) -> None:
-    protocol: Runtime = runtime
-    first = list(protocol.generate(PROMPT, max_tokens=100, stop_ids={2}))
+    first = list(runtime.generate(PROMPT, max_tokens=100, stop_ids={2}))
     assert first[-1] == 2
     assert 2 not in first[:-1]
-    assert list(protocol.generate(PROMPT, max_tokens=100, stop_ids={2})) == first
-    assert list(protocol.generate(PROMPT, max_tokens=3, stop_ids={2})) == first[:3]
-    tops = protocol.top_logprobs([*PROMPT, *first], k=1)
+    assert list(runtime.generate(PROMPT, max_tokens=100, stop_ids={2})) == first
+    assert list(runtime.generate(PROMPT, max_tokens=3, stop_ids={2})) == first[:3]
+    tops = runtime.top_logprobs([*PROMPT, *first], k=1)
     assert tops.ids_TK[len(PROMPT) - 1 :, 0].tolist() == first
 
 
@@ -55,7 +54,7 @@ def test_ids_come_one_by_one_and_the_callers_time_is_not_counted(runtime: LlamaC
     assert (timings.prompt_tokens, len(timings.decode_s)) == (len(PROMPT), 3)
     assert timings.load_s > 0
     assert timings.prefill_s + sum(timings.decode_s) < 0.2
-    assert 0 < runtime.inside_s <= timings.prefill_s + sum(timings.decode_s)
+    assert 0 < runtime.session.graph_s <= timings.prefill_s + sum(timings.decode_s)
 
 
 def test_log_probs_are_of_the_whole_vocabulary_and_do_not_depend_on_the_pieces(runtime: LlamaCpp) -> None:
@@ -90,16 +89,23 @@ def test_what_does_not_fit_the_model_is_one_clear_error(ids: list[int], words: s
     with pytest.raises(DataError, match=words):
         next(runtime.generate(ids, max_tokens=1, stop_ids=()))
     with pytest.raises(DataError, match=r"tokens|ids from"):
-        runtime.top_logprobs(ids if len(ids) != 257 else ids * 2, k=5)
+        runtime.top_logprobs([*ids, 1], k=5)
 
 
 def test_a_closed_or_unused_runtime_says_so(runtime: LlamaCpp) -> None:
     with pytest.raises(DataError, match="nothing was generated yet"):
         runtime.timings()
+    stream = runtime.generate(PROMPT, max_tokens=3, stop_ids=())
+    next(stream)
     runtime.close()
     runtime.close()
-    with pytest.raises(DataError, match="it was closed"):
-        runtime.top_logprobs(PROMPT, k=1)
+    uses = (
+        lambda: next(stream), lambda: runtime.top_logprobs(PROMPT, k=1), lambda: runtime.tokenize("a"),
+        lambda: runtime.ends(2),
+    )  # fmt: skip
+    for use in uses:
+        with pytest.raises(DataError, match="was closed"):
+            use()
 
 
 def test_texts_are_tokenized_as_they_stand(runtime: LlamaCpp) -> None:

@@ -12,9 +12,9 @@ from static_models import hf_logits, make_model
 
 from eyas.errors import ArtifactError, CorruptArtifact, DataError, ModelError
 from eyas.export.onnx import export_onnx
-from eyas.runtimes.host_loop import next_token
 from eyas.runtimes.onnx import load_onnx
-from eyas.runtimes.static import CALL_TOKENS, plan_chunks
+from eyas.runtimes.runtime import next_token, top_of
+from eyas.runtimes.static import CALL_TOKENS, best_lengths, calls_for
 
 IDS = [int(index) for index in np.random.default_rng(1).integers(3, 300, 64)]
 
@@ -40,7 +40,7 @@ def test_logits_do_not_depend_on_chunks_and_padding(exported: Path, model_dir: P
         session = runtime.session
         for cut in (1, 5, 8, 19, 37, 63):
             session.reset()
-            parts = [np.array(session.prefill(IDS[:cut])), np.array(session.prefill(IDS[cut:]))]
+            parts = [np.array(session.prefill(IDS[:cut], every=True)), np.array(session.prefill(IDS[cut:], every=True))]
             assert abs(np.concatenate(parts) - expected).max() < 1e-5 * np.ptp(expected), cut
 
 
@@ -52,17 +52,23 @@ def test_a_reset_forgets_and_padding_leaves_no_trace(exported: Path) -> None:
 
 
 def test_chunks_cover_the_tokens_at_the_least_cost() -> None:
-    plans = plan_chunks(600, (1, 64, 256))
-    assert plans[0] == ()
-    assert plans[1] == (1,)
-    assert plans[3] == (1, 1, 1)  # 3 x (1 + 8) = 27 < 64 + 8
-    assert plans[9] == (64,)  # 72 < 9 x 9 = 81
-    assert plans[70] == (64, 1, 1, 1, 1, 1, 1)  # 72 + 54 = 126 < 144
-    assert plans[250] == (256,)  # 264 < 4 x 72 = 288
+    best = best_lengths(600, (1, 64, 256))
+    plans = [calls_for(count, best) for count in range(601)]
+    assert plans[0] == []
+    assert plans[1] == [1]
+    assert plans[3] == [1, 1, 1]  # 3 x (1 + 8) = 27 < 64 + 8
+    assert plans[9] == [64]  # 72 < 9 x 9 = 81
+    assert plans[70] == [64, 1, 1, 1, 1, 1, 1]  # 72 + 54 = 126 < 144
+    assert plans[250] == [256]  # 264 < 4 x 72 = 288
     for tokens, chunks in enumerate(plans[1:], start=1):
         assert sum(chunks) >= tokens > sum(chunks[:-1])
         cost = sum(length + CALL_TOKENS for length in chunks)
-        assert cost <= min(-(-tokens // length) * (length + CALL_TOKENS) for length in (1, 64, 256))
+        assert cost == min(
+            large * (256 + CALL_TOKENS) + small * (64 + CALL_TOKENS)
+            + max(0, tokens - 256 * large - 64 * small) * (1 + CALL_TOKENS)
+            for large in range(4)
+            for small in range(11)
+        )  # fmt: skip
 
 
 def test_top_logprobs_are_those_of_transformers(exported: Path, model_dir: Path) -> None:
@@ -121,6 +127,21 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     for bad in (np.nan, np.inf):
         with pytest.raises(ModelError, match="not finite"):
             next_token(np.array([0.0, bad, 1.0], np.float16), temperature=0.0, generator=None)
+        with pytest.raises(ModelError, match="not finite"):
+            top_of(np.array([[0.0, 1.0, 2.0], [0.0, bad, 1.0]], np.float16), k=1)
+
+
+def test_a_closed_or_unused_runtime_says_so(exported: Path) -> None:
+    with load_onnx(exported, threads=1) as runtime:
+        with pytest.raises(DataError, match="nothing was generated yet"):
+            runtime.timings()
+        assert list(runtime.generate(IDS[:4], max_tokens=0, stop_ids=())) == []
+        stream = runtime.generate(IDS[:4], max_tokens=3, stop_ids=())
+        next(stream)
+        runtime.close()
+    for use in (lambda: next(stream), lambda: runtime.top_logprobs(IDS, k=1)):
+        with pytest.raises(DataError, match="was closed"):
+            use()
 
 
 def test_tokens_that_do_not_fit_are_refused(exported: Path) -> None:
@@ -133,8 +154,8 @@ def test_tokens_that_do_not_fit_are_refused(exported: Path) -> None:
                 runtime.top_logprobs(ids, k=2)
         runtime.session.reset()
         with pytest.raises(DataError, match="vocabulary has 320"):
-            runtime.session.prefill([3, 320])
-        runtime.session.prefill(IDS)
+            runtime.session.prefill([3, 320], every=True)
+        runtime.session.prefill(IDS, every=True)
         with pytest.raises(DataError, match="1 tokens after 64"):
             runtime.session.decode(3)
     with pytest.raises(DataError, match=r"no graph takes \[16\] tokens"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 
 import gguf
@@ -13,13 +14,22 @@ from eyas.errors import ModelError
 from eyas.storage.gguf import read_gguf_head
 
 
-def write(path: Path, *, tokens: tuple[str, ...] = ("a", "b"), layers: int | None = None) -> Path:
+def write(
+    path: Path, *, tokens: tuple[str, ...] = ("a", "b"), layers: int | None = None, texts: tuple[str, ...] = ()
+) -> Path:
+    """`texts` are keys whose value is a text instead of what belongs there."""
     writer = gguf.GGUFWriter(path, "llama")
+    known = {
+        "tokenizer.ggml.tokens": lambda: writer.add_token_list(list(tokens)),
+        "tokenizer.ggml.scores": lambda: writer.add_token_scores([0.5] * len(tokens)),
+        "tokenizer.ggml.eos_token_id": lambda: writer.add_eos_token_id(1),
+    }
     if layers is not None:
-        writer.add_block_count(layers)
-    writer.add_token_list(list(tokens))
-    writer.add_token_scores([0.5] * len(tokens))
-    writer.add_eos_token_id(1)
+        known["llama.block_count"] = lambda: writer.add_block_count(layers)
+    for key in texts:
+        known[key] = partial(writer.add_string, key, "three")
+    for add in known.values():
+        add()
     writer.add_bool("general.flag", True)
     writer.add_float64("general.wide", 0.1)
     writer.add_tensor("half", np.arange(96, dtype=np.float16).reshape(3, 32))
@@ -93,6 +103,30 @@ def test_a_missing_file_or_a_directory_is_one_clear_error(tmp_path: Path) -> Non
         read_gguf_head(tmp_path / "nowhere.gguf")
     with pytest.raises(ModelError, match="GGUF file"):
         read_gguf_head(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("tokenizer.ggml.tokens", "no vocabulary"),
+        ("tokenizer.ggml.scores", "no list of 2 entries"),
+        ("tokenizer.ggml.eos_token_id", "eos_token_id is three"),
+        ("llama.block_count", "'three' layers"),
+    ],
+)
+def test_a_value_of_another_type_is_a_damaged_file(key: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=words):
+        read_gguf_head(write(tmp_path / "text.gguf", texts=(key,)))
+
+
+def test_numbers_for_tokens_are_a_damaged_file(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "numbers.gguf", "llama")
+    writer.add_array("tokenizer.ggml.tokens", [1, 2])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="no vocabulary"):
+        read_gguf_head(tmp_path / "numbers.gguf")
 
 
 def test_what_would_end_llama_cpp_is_refused(tmp_path: Path) -> None:

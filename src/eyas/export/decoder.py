@@ -97,7 +97,6 @@ class StaticDecoder(nn.Module):
         self.weight_VD = head.weight
         bias = head.bias if head.bias is not None else torch.zeros(len(head.weight), dtype=model.dtype)
         self.bias_V = nn.Parameter(bias, requires_grad=False)
-        self.has_window = window_of(model.config, context_length=context_length) is not None
 
     def forward(
         self,

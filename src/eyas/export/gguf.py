@@ -7,9 +7,9 @@ import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from eyas.errors import ExportError
 from eyas.export.converter import CONVERTER, CONVERTER_VERSION, Converter, k_quantiser, quantise
@@ -18,19 +18,19 @@ from eyas.parity import Limits
 from eyas.runtimes.llamacpp import LlamaCpp
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.gguf import GGUFHead
-from eyas.storage.origins import link_model, read_config
+from eyas.storage.origins import link_model
 from eyas.storage.tokenization import encode_text, end_of_turn, load_tokenizer, stop_ids
 
 Quantisation = Literal["F16", "Q8_0", "Q4_0", "Q4_K_M"]
-QUANTISATIONS: tuple[Quantisation, ...] = get_args(Quantisation)
 LIMITS: dict[Quantisation, Limits] = {
     "F16": Limits(error_nats=0.15, kl_nats=3e-5, gap_nats=0.01),
     "Q8_0": Limits(error_nats=3.0, kl_nats=0.01, gap_nats=0.2),
     "Q4_0": Limits(error_nats=math.inf, kl_nats=0.5, gap_nats=math.inf),
     "Q4_K_M": Limits(error_nats=math.inf, kl_nats=0.5, gap_nats=math.inf),
 }
-"""About three times what was measured here (docs/export.md). With four bits the KL alone can tell a broken file from a
-coarse one; whether a coarse one is good enough is for the accuracy to say."""
+"""Set after seeing docs/export.md's figures, 1.5 to 9 times above the largest (F16's gap far more: random models have
+near ties). With four bits the KL alone can tell a broken file from a coarse one; Q4_K_M was never measured and has
+Q4_0's. Whether a coarse one is good enough is for the accuracy to say."""
 FILE_TYPES = {"Q4_0": 2}
 """LLAMA_FTYPE_MOSTLY_…, where the converter would write another one."""
 GEMMA_PATTERN = 6
@@ -75,7 +75,7 @@ def export_gguf(
     with tempfile.TemporaryDirectory() as scratch, atomic_path(out) as draft:
         source = Path(scratch) / model_dir.resolve().name
         link_model(model_dir.resolve(), source)
-        _require_expressible(read_config(source), model_dir)
+        _require_expressible(AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict(), model_dir)
         tokenizer = load_tokenizer(source)
         stops = stop_ids(tokenizer, source)
         named = pre_tokenizer(source)
@@ -114,7 +114,8 @@ def _require_expressible(config: dict[str, Any], path: Path) -> None:
     """Refuse what GGUF has no key for, so that llama.cpp would compute something else without a word.
 
     It gives Gemma 3 a window in five layers of six and scales attention by its head size, whatever the config says
-    (the 27 B model's own scale is known to it), and gives Qwen2 and Qwen3 no window.
+    (the 27 B model's own scale is known to it), and gives Qwen2 and Qwen3 no window. `config` is as transformers reads
+    it: older files name a pattern instead of the layers.
     """
     kind, layers = config.get("model_type"), config.get("layer_types") or []
     full = [number for number, layer in enumerate(layers, 1) if layer == "full_attention"]

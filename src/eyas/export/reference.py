@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from eyas.engines.cache import cache_argument
 from eyas.parity import Likeness, Parity, likeness, parity_of
-from eyas.runtimes.base import Runtime
+from eyas.runtimes.runtime import Runtime
 
 GREEDY_TOKENS = 64
 TOP = 50

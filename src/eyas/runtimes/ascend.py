@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eyas.errors import ArtifactError, CorruptArtifact, MissingExtra
-from eyas.runtimes.host_loop import HostLoop
 from eyas.runtimes.manifest import GraphSpec, TensorSpec, read_manifest
+from eyas.runtimes.runtime import Runtime
 from eyas.runtimes.static import Array, StaticSession, require_same
 
 
@@ -35,13 +35,12 @@ def load_ascend(
     device_id: int = 0,
     prefill_lengths: Sequence[int] | None = None,
     verify: bool = True,
-) -> HostLoop:
+) -> Runtime:
     """Open what `export_ascend` wrote and atc_SOC.sh compiled; arguments else as `load_onnx`.
 
     Raises: MissingExtra, without ais_bench or CANN; ArtifactError, if the .om files were not made; CorruptArtifact,
     if CANN cannot load one or it is of another export; DataError, for a prefill length that the export lacks.
     """
-    started = time.perf_counter()
     try:
         from ais_bench.infer import interface
     except ImportError as error:
@@ -66,9 +65,10 @@ def load_ascend(
             ) from error
         return AscendGraph(path, spec, arrays, session=session)
 
+    started = time.perf_counter()
     session = StaticSession(manifest, open_graph, lengths=prefill_lengths)
     load_s = time.perf_counter() - started
-    return HostLoop(session, name="ais_bench", version=_version(), load_s=load_s)
+    return Runtime(session, name="ais_bench", version=_version(), load_s=load_s)
 
 
 def _version() -> str:
@@ -87,8 +87,8 @@ class AscendGraph:
         require_same(
             path,
             spec,
-            inputs=_shapes(session.get_inputs(), spec.inputs),
-            outputs=_shapes(session.get_outputs(), spec.outputs),
+            inputs=[(tensor.name, tuple(tensor.shape)) for tensor in session.get_inputs()],
+            outputs=_by_position(session.get_outputs(), spec.outputs),
         )
         self._session = session
         self._feeds = [arrays[given.name] for given in spec.inputs]
@@ -103,7 +103,7 @@ class AscendGraph:
         self._session.free_resource()
 
 
-def _shapes(found: Sequence[Any], expected: Sequence[TensorSpec]) -> list[tuple[str, tuple[int, ...]]]:
-    """By position: atc renames outputs after the node that makes them."""
+def _by_position(found: Sequence[Any], expected: Sequence[TensorSpec]) -> list[tuple[str, tuple[int, ...]]]:
+    """atc renames outputs after the node that makes them; inputs keep their names."""
     names = [tensor.name for tensor in expected] + [tensor.name for tensor in found[len(expected) :]]
     return [(name, tuple(tensor.shape)) for name, tensor in zip(names, found, strict=False)]

@@ -60,8 +60,6 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "llama_model_is_recurrent": (ctypes.c_bool, (c_void_p,)),
     "llama_init_from_model": (c_void_p, (c_void_p, Params)),
     "llama_free": (None, (c_void_p,)),
-    "llama_n_ctx": (c_uint32, (c_void_p,)),
-    "llama_n_batch": (c_uint32, (c_void_p,)),
     "llama_set_n_threads": (None, (c_void_p, c_int32, c_int32)),
     "llama_get_memory": (c_void_p, (c_void_p,)),
     "llama_memory_clear": (None, (c_void_p, ctypes.c_bool)),

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import CorruptArtifact, MissingExtra
-from eyas.runtimes.host_loop import HostLoop
 from eyas.runtimes.manifest import GraphSpec, read_manifest
+from eyas.runtimes.runtime import Runtime
 from eyas.runtimes.static import StaticSession, require_same
 
 if TYPE_CHECKING:
@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 
 def load_onnx(
     directory: Path, *, threads: int = 0, prefill_lengths: Sequence[int] | None = None, verify: bool = True
-) -> HostLoop:
+) -> Runtime:
     """Open what `export_onnx` wrote.
 
     `threads` 0 lets onnxruntime choose. Every prefill length that is opened holds its own copy of the weights in
     memory: `prefill_lengths` opens only some, `()` none, so that prompts go in token by token. `verify` reads all files
-    once to compare their hashes, which the load time then includes.
+    once to compare their hashes, before the load time begins.
 
     Raises: MissingExtra, without onnxruntime; ArtifactError and CorruptArtifact, if the files are not as exported;
     DataError, for a length that the export lacks.
     """
-    started = time.perf_counter()
     try:
         import onnxruntime
     except ImportError as error:
@@ -44,9 +43,10 @@ def load_onnx(
     def open_graph(spec: GraphSpec, arrays: Mapping[str, NDArray[Any]]) -> OnnxGraph:
         return OnnxGraph(directory / spec.file, spec, arrays, options=options)
 
+    started = time.perf_counter()
     session = StaticSession(manifest, open_graph, lengths=prefill_lengths)
     load_s = time.perf_counter() - started
-    return HostLoop(session, name="onnxruntime", version=onnxruntime.__version__, load_s=load_s)
+    return Runtime(session, name="onnxruntime", version=onnxruntime.__version__, load_s=load_s)
 
 
 class OnnxGraph:
@@ -66,7 +66,7 @@ class OnnxGraph:
 
         try:
             session = onnxruntime.InferenceSession(path, sess_options=options, providers=["CPUExecutionProvider"])
-        except (
+        except (  # all that the bindings raise; they have no common class
             state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile,
             state.NotImplemented, state.RuntimeException,
         ) as error:  # fmt: skip

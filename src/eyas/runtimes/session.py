@@ -19,14 +19,11 @@ class Session(Protocol):
 
     context_length: int
     """Tokens that it remembers at most."""
-    chunk: int
-    """Tokens that one prefill takes in at once; longer ones are cut into such."""
-
     graph_s: float
-    """Seconds spent inside the compiled model so far; what else passes is the host's."""
+    """Seconds spent inside the model so far: a compiled graph, llama.cpp. What else passes is the host's."""
 
-    def prefill(self, ids: Sequence[int]) -> Logits:
-        """Logits [T, V] after each of these tokens, which follow those taken in before.
+    def prefill(self, ids: Sequence[int], *, every: bool) -> Logits:
+        """Logits after these tokens, which follow those taken in before: [T, V] with `every`, else the last [1, V].
 
         The array may be overwritten by the next call.
 

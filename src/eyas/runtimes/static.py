@@ -73,8 +73,7 @@ class StaticSession:
         self._past = np.zeros(shape, dtype=manifest.dtype)
         self._lengths = tuple(sorted(wanted))
         self._calls = {length: self._open(specs[length], open_graph) for length in self._lengths}
-        self.chunk = self._lengths[-1]
-        self._plans = plan_chunks(min(2 * self.chunk, self.context_length), self._lengths)
+        self._best = best_lengths(self.context_length, self._lengths)
 
     def _open(self, spec: GraphSpec, open_graph: OpenGraph) -> _Call:
         made, length, slots = self._manifest, spec.length, self.context_length
@@ -98,19 +97,16 @@ class StaticSession:
             sliding_SC=sliding,
         )
 
-    def prefill(self, ids: Sequence[int]) -> Logits:
+    def prefill(self, ids: Sequence[int], *, every: bool) -> Logits:
         self._require(ids)
-        full = max(0, len(ids) // self.chunk - 1)
-        chunks = (self.chunk,) * full + self._plans[len(ids) - full * self.chunk]
-        if len(chunks) == 1:
-            return self._run(chunks[0], ids)
-        logits_TV: Logits = np.empty((len(ids), self._manifest.vocabulary), self._manifest.dtype)
+        parts: list[Array] = []
         done = 0
-        for length in chunks:
-            part = ids[done : done + length]
-            logits_TV[done : done + len(part)] = self._run(length, part)
-            done += len(part)
-        return logits_TV
+        for length in calls_for(len(ids), self._best):
+            rows = self._run(length, ids[done : done + length])
+            parts = [*parts, rows.copy()] if every else [rows[-1:]]
+            done += length
+        made: Logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return made
 
     def decode(self, token_id: int) -> Logits:
         self._require((token_id,))
@@ -167,19 +163,29 @@ def _hide_behind_window(sliding_SC: Array, bias_SC: Array, *, begin: int, window
     sliding_SC[behind >= window] = masked
 
 
-def plan_chunks(limit: int, lengths: Sequence[int]) -> list[tuple[int, ...]]:
-    """For 0 to `limit` tokens, the lengths of the graphs that take them in at the least cost, longest first.
+def best_lengths(limit: int, lengths: Sequence[int]) -> list[int]:
+    """For 0 to `limit` tokens, a graph of the cheapest calls that take them in; 0 for no tokens.
 
-    A call costs its length, padding included, and CALL_TOKENS. Only the last call is padded: one that the others make
-    superfluous would not be the least cost.
+    A call costs its length, padding included, and CALL_TOKENS.
     """
-    costs = [0]
-    chunks: list[tuple[int, ...]] = [()]
+    costs, best = [0], [0]
     for count in range(1, limit + 1):
         cost, length = min((costs[max(0, count - length)] + length + CALL_TOKENS, length) for length in lengths)
         costs.append(cost)
-        chunks.append(tuple(sorted((*chunks[max(0, count - length)], length), reverse=True)))
-    return chunks
+        best.append(length)
+    return best
+
+
+def calls_for(count: int, best: Sequence[int]) -> list[int]:
+    """The lengths of those calls, longest first.
+
+    Only the last one is padded: a call that the others make superfluous would not be the least cost.
+    """
+    found = []
+    while count > 0:
+        found.append(best[count])
+        count -= best[count]
+    return sorted(found, reverse=True)
 
 
 Shapes = Sequence[tuple[str, tuple[int, ...]]]

@@ -123,18 +123,22 @@ class _Reader:
         if not isinstance(architecture, str) or not architecture:
             raise self._damaged("no architecture")
         tokens = metadata.get(TOKENS)
-        if not isinstance(tokens, tuple) or not tokens:
+        if not isinstance(tokens, tuple) or not tokens or not isinstance(tokens[0], str):  # arrays hold one type
             raise self._damaged("no vocabulary")
         if len({token.partition("\0")[0] for token in tokens}) != len(tokens):  # llama.cpp ends a text at a zero byte
             raise self._damaged("two tokens with one text")
         for key in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
-            if key in metadata and len(metadata[key]) != len(tokens):
-                raise self._damaged(f"{len(tokens)} tokens but {len(metadata[key])} entries in {key}")
+            entries = metadata.get(key, tokens)
+            if not isinstance(entries, tuple) or len(entries) != len(tokens):
+                raise self._damaged(f"{key} is no list of {len(tokens)} entries, one a token")
         for key, value in metadata.items():
-            if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and not 0 <= value < len(tokens):
+            names_token = key.startswith("tokenizer.ggml.") and key.endswith("_token_id")
+            if names_token and not (isinstance(value, int) and 0 <= value < len(tokens)):
                 raise self._damaged(f"{key} is {value}, of {len(tokens)} tokens")
-        layers = metadata.get(f"{architecture}.block_count")
-        if layers is not None and not any(name.startswith(f"blk.{layers - 1}.") for name in names):
+        layers = metadata.get(f"{architecture}.block_count", 0)
+        if not isinstance(layers, int):
+            raise self._damaged(f"{layers!r} layers")
+        if layers and not any(name.startswith(f"blk.{layers - 1}.") for name in names):
             raise self._damaged(f"{layers} layers announced, and none of the last one's tensors")
         if not names or len(set(names)) != len(names):
             raise self._damaged("no tensors" if not names else "two tensors of one name")

@@ -27,7 +27,8 @@ from eyas import __version__
 from eyas.storage.artifacts import read_json, write_json
 from eyas.storage.attention import FLASH, packed_implementation
 from eyas.storage.backbone import hidden_states
-from eyas.storage.hardware import core_count, cpu_name, is_out_of_memory
+from eyas.storage.hardware import is_out_of_memory
+from eyas.storage.processor import core_count, cpu_name
 
 TOLERANCE = 1e-3
 """Largest difference of a hidden state, packed and alone, in units of the states' root mean square. In float32 rounding

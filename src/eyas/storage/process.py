@@ -8,7 +8,7 @@ import sys
 import torch
 
 from eyas.recipe import ExecutionSpec
-from eyas.storage.hardware import core_count
+from eyas.storage.processor import core_count
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """mallopt's names for them, glibc's malloc.h."""

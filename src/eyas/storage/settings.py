@@ -27,7 +27,7 @@ from eyas.recipe import ExecutionSpec, TrainingSpec
 from eyas.storage.artifacts import read_json, write_json
 from eyas.storage.attention import packed_implementation
 from eyas.storage.batches import TrainingItem
-from eyas.storage.hardware import core_count, has_fast_bfloat16, training_memory
+from eyas.storage.hardware import training_memory
 from eyas.storage.probe import (
     best_seconds,
     fewest_fast_threads,
@@ -37,6 +37,7 @@ from eyas.storage.probe import (
     thread_counts,
     using_threads,
 )
+from eyas.storage.processor import core_count, has_fast_bfloat16
 from eyas.storage.trial import Trial
 
 FILE = "execution.json"

@@ -10,8 +10,8 @@ from eyas.grading.code import program_and_tests
 from eyas.recipe.graders import function_of
 from eyas.records import Example
 from eyas.storage.grading_process import PROCESS
-from eyas.storage.hardware import core_count
 from eyas.storage.own_grader import grade_own
+from eyas.storage.processor import core_count
 from eyas.storage.sandbox import run_code
 
 
