@@ -1,4 +1,4 @@
-"""Whether a graph is one that a compiler of static shapes takes: standard operators that are known to pass, no more."""
+"""Whether a graph is one that a compiler of static shapes takes: standard operators expected to pass, no more."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _require_allowed(path: Path, node: onnx.NodeProto) -> None:
     if node.domain not in ("", "ai.onnx") or node.op_type not in ALLOWED:
         raise ModelError(
             f"{path}: operator {node.domain or 'ai.onnx'}.{node.op_type} ({node.name}) is none of those that static "
-            f"compilers are known to take: {', '.join(sorted(ALLOWED))}. Export to GGUF or safetensors instead."
+            f"compilers are expected to take: {', '.join(sorted(ALLOWED))}. Export to GGUF or safetensors instead."
         )
 
 
