@@ -27,6 +27,7 @@ def means(request: pytest.FixtureRequest) -> Means:
     try:
         run_with(means, "", limits=SHORT)
     except SandboxError as error:
+        # A kernel may lack one of the two; test_this_machine_can_isolate fails where both are missing.
         pytest.skip(str(error))
     return means
 
@@ -52,7 +53,7 @@ def test_a_program_and_its_tests_pass_and_their_output_is_kept(means: Means) -> 
     "program", ["def f(x): return x", "def f(x) return", "1 / 0", "raise SystemExit", "f = '''", "input()"]
 )
 def test_wrong_programs_fail(program: str) -> None:
-    assert run_code(program, tests="assert f(1) == 2 ''''''", limits=SHORT).status == "failed"
+    assert run_code(program, tests="assert f(1) == 2  # '''", limits=SHORT).status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_leaving_early_or_printing_passed_does_not_pass(cheat: str) -> None:
         "import builtins\nbuiltins.all = lambda items: True\ndef f(x): return 0",
         "def f(x):\n    import builtins\n    builtins.all = builtins.isinstance = lambda *a: True\n    return 2",
         "import builtins\nbuiltins.AssertionError = type('E', (BaseException,), {})\ndef f(x): return 0",
-        "__equal__ = lambda a, b: True\ndef f(x): return 0",
+        "__compared__ = lambda value: 2\ndef f(x): return 0",
         "def f(x): raise AssertionError",
         "import sys\nsys.excepthook = lambda *a: print('passed')\ndef f(x): return 0",
         "__debug__ = False\ndef f(x): return 0",
@@ -96,6 +97,52 @@ def test_what_is_forged_by_equality_or_builtins_does_not_pass(cheat: str) -> Non
         "assert 2 == f(1) and all([f(1) == 2])",
     ):
         assert run_code(cheat, tests=tests, limits=SHORT).status == "failed"
+
+
+ALL = "class All:\n    def __eq__(self, other): return True\n    __hash__ = None\ndef f(x): return All()"
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert f(1) == 2", "assert 2 == f(1) == 2", "assert f(1) in (2, 3)", "assert not f(1) != 2",
+        "assert f(1) == f(1) == 2", "if f(1) != 2: raise AssertionError", "assert [x == 2 for x in [f(1)]] == [True]",
+        "assert (lambda: f(1) == 2)()",
+    ],
+)  # fmt: skip
+def test_what_equals_everything_fails_in_every_form_of_a_comparison(test: str) -> None:
+    forgeries = (
+        ALL,
+        ALL.replace("    __hash__", "    __module__ = 'x'\n    __hash__"),
+        "class All(int):\n    def __ne__(self, other): return False\n    __hash__ = None\ndef f(x): return All(2)",
+        "import unittest.mock\ndef f(x): return unittest.mock.ANY",
+    )
+    for forged in forgeries:
+        assert run_code(forged, tests=test, limits=SHORT).status == "failed"
+    assert run_code("def f(x): return x + 1", tests=test, limits=SHORT) == Outcome("passed", "", "")
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "import ast; ast.parse = lambda *a, **k: ast.Module([], [])",
+        "import ast; ast.NodeTransformer.visit = lambda *a: ast.Module([], [])",
+        "import builtins; builtins.compile = lambda *a, **k: (lambda: None).__code__",
+        "import builtins; builtins.exec = lambda *a, **k: None",
+        "import __main__; __main__.exec = lambda *a, **k: None",
+        "import __main__; __main__.compile = lambda *a, **k: (lambda: None).__code__",
+        "import __main__; __main__._Comparisons = __main__.ast = __main__.types = None",
+        "import __main__, builtins; __main__._require_unchanged_builtins = print; builtins.all = bool; f = lambda x: 2",
+        "import __main__, builtins; __main__.vars = lambda _: {}; builtins.all = bool; f = lambda x: 2",
+        "import types; types.ModuleType = lambda name: None",
+        "import sys, types; sys.modules['candidate'] = types.ModuleType('candidate')",
+        "import sys; sys.modules.clear()",
+        "import traceback; traceback.print_exc = lambda: None",
+    ],
+)
+def test_what_is_patched_in_the_interpreter_leaves_the_tests_as_they_are(cheat: str) -> None:
+    tests = "assert f(1) == 2\nassert all([f(2) == 3])"
+    assert run_code(f"def f(x): return 0\n{cheat}", tests=tests, limits=SHORT).status == "failed"
 
 
 def test_honest_equality_passes() -> None:
@@ -111,7 +158,7 @@ def sum(a, b): return a + b
 """
     tests = """
 assert P(1) == P(1) and not P(1) == P(2) and Loose(1) == Loose(1)
-assert [f(1)] == [unittest.mock.ANY] and unittest.mock.ANY == f(1) and 1 == 1.0 == True
+assert [f(1)] == [unittest.mock.ANY] and 1 == 1.0 == True
 assert sum(1, 2) == 3 and (f(1) == 2) is True and {1: P(1)} == {1: P(1)}
 """
     assert run_code(program, tests=tests, limits=SHORT) == Outcome("passed", "", "")

@@ -23,7 +23,7 @@ from eyas.grading.text import (
 from eyas.recipe.graders import grader_spec, unknown_grader
 from eyas.records import Example
 
-VERSION = 5
+VERSION = 6
 """Raised when any grader's verdicts change; part of every artifact that holds grades."""
 
 

@@ -13,12 +13,14 @@ import base64
 import builtins
 import ctypes
 import json
+import operator
 import os
 import resource
 import struct
 import sys
 import traceback
 import types
+from collections.abc import Callable
 from typing import Any
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -144,31 +146,31 @@ def restrict_system_calls(code: bytes) -> None:
 
 
 class _Comparisons(ast.NodeTransformer):
-    """Every `a == b` becomes `__equal__(a, b)`; chains of comparisons stay as they are."""
+    """Every operand `a` of a comparison becomes `__compared__(a)`."""
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
-        if len(node.ops) != 1 or not isinstance(node.ops[0], ast.Eq):
-            return node
-        call = ast.Call(ast.Name("__equal__", ast.Load()), [node.left, *node.comparators], [])
-        return ast.fix_missing_locations(ast.copy_location(call, node))
+        name = ast.Name("__compared__", ast.Load())
+        node.left = ast.Call(name, [node.left], [])
+        node.comparators = [ast.Call(name, [value], []) for value in node.comparators]
+        return ast.fix_missing_locations(node)
 
 
-def equal(one: object, other: object) -> Any:
-    """`one == other`, if neither equals also what the other is not.
+def compared(value: object) -> object:
+    """`value`.
 
-    Raises: AssertionError, for an object that equals everything.
+    Raises: AssertionError, if it equals an object that was made this moment, so that it would equal anything.
     """
-    found = one == other
-    for left, right in ((one, other), (other, one)):
-        if type(left).__module__ == "candidate" and found is not False and _equals_anything(left, right):
-            raise AssertionError(f"a {type(left).__name__} equals everything")
-    return found
+    stranger = object()
+    for equals in (lambda: value == stranger, lambda: operator.not_(value != stranger)):
+        if _holds(equals):
+            raise AssertionError(f"a {type(value).__name__} equals everything")
+    return value
 
 
-def _equals_anything(value: object, expected: object) -> bool:
+def _holds(claim: Callable[[], object]) -> bool:
     try:
-        return bool(value == object()) and bool(value == ("no", expected))
+        return bool(claim())
     except Exception:  # noqa: BLE001 (the program's own __eq__)
         return False
 
@@ -176,31 +178,39 @@ def _equals_anything(value: object, expected: object) -> bool:
 def execute(program: str, tests: str) -> str:
     """`passed` if program and then tests run to their end; prints the traceback otherwise.
 
-    Tests do not pass where an object that equals everything was compared, or a builtin was replaced.
+    Tests do not pass where an object that equals everything was compared, or a builtin was replaced. What is needed
+    once the program has run is made and looked up before: it could put its own in the place of any module's names.
     """
     module = types.ModuleType("candidate")
     sys.modules["candidate"] = module
-    builtin = dict(vars(builtins))
+    names, run, print_exception = module.__dict__, exec, traceback.print_exc
+    require_unchanged = _require_unchanged_builtins()
     try:
-        exec(compile(program, "<program>", "exec", dont_inherit=True), module.__dict__)
-        _require_unchanged(builtin)
-        compared = _Comparisons().visit(ast.parse(tests, "<tests>"))
-        module.__dict__["__equal__"] = equal
-        exec(compile(compared, "<tests>", "exec", dont_inherit=True), module.__dict__)
-        _require_unchanged(builtin)
+        compiled = compile(_Comparisons().visit(ast.parse(tests, "<tests>")), "<tests>", "exec", dont_inherit=True)
+        guard = compared
+        run(compile(program, "<program>", "exec", dont_inherit=True), names)
+        require_unchanged()
+        names["__compared__"] = guard
+        run(compiled, names)
+        require_unchanged()
     except MemoryError:
         return "memory"
     except BaseException:  # noqa: BLE001 (SystemExit must not pass)
-        traceback.print_exc()
+        print_exception()
         return "failed"
     return "passed"
 
 
-def _require_unchanged(builtin: dict[str, object]) -> None:
+def _require_unchanged_builtins() -> Callable[[], None]:
     now = vars(builtins)
-    changed = [name for name, value in builtin.items() if now.get(name) is not value and name != "_"]
-    if changed:
-        raise AssertionError(f"the program replaced {', '.join(changed)}")
+    before = dict(now)
+
+    def require() -> None:
+        changed = [name for name, value in before.items() if now.get(name) is not value and name != "_"]
+        if changed:
+            raise AssertionError(f"the program replaced {', '.join(changed)}")
+
+    return require
 
 
 def main() -> None:
