@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import islice, permutations
 
 from eyas.recipe import ArithmeticSource
-from eyas.splits import split_of
+from eyas.splits import split_of, split_read
 from eyas.tasks import load_examples
 from eyas.tasks.arithmetic import arithmetic_example, draw
 
@@ -16,6 +16,16 @@ def test_shares_are_85_5_10() -> None:
     assert abs(counts["train"] / 20_000 - 0.85) < 0.01
     assert abs(counts["validation"] / 20_000 - 0.05) < 0.01
     assert abs(counts["test"] / 20_000 - 0.10) < 0.01
+
+
+def test_beside_a_test_set_the_share_that_would_be_tested_on_is_trained_on() -> None:
+    keys = [str(number) for number in range(1000)]
+    of = {key: split_of(key) for key in keys}
+    assert {key: split_read(key, read_for="train", own_test_set=False) for key in keys} == of
+    assert {key: split_read(key, read_for="test", own_test_set=False) for key in keys} == of
+    assert {split_read(key, read_for="test", own_test_set=True) for key in keys} == {"test"}
+    beside = {key: split_read(key, read_for="train", own_test_set=True) for key in keys}
+    assert beside == {key: "train" if split == "test" else split for key, split in of.items()}
 
 
 def test_a_permuted_problem_falls_into_the_same_split() -> None:

@@ -20,9 +20,11 @@ def split_of(key: str) -> Literal["train", "validation", "test"]:
     return "validation" if bucket < TEST_PERCENT + VALIDATION_PERCENT else "train"
 
 
-def split_beside_test_set(key: str, *, in_test_set: bool) -> Literal["train", "validation", "test"]:
-    """The split of a problem where the test examples are a set of their own: all of that is test, nothing else is."""
-    if in_test_set:
+def split_read(key: str, *, read_for: str, own_test_set: bool) -> Literal["train", "validation", "test"]:
+    """The split of a problem met while `read_for`'s examples are read: `split_of`, unless the source has a test set of
+    its own. All that is read for `test` then is test, and nothing else is.
+    """
+    if own_test_set and read_for == "test":
         return "test"
     of = split_of(key)
-    return "train" if of == "test" else of
+    return "train" if own_test_set and of == "test" else of

@@ -8,7 +8,7 @@ from pathlib import Path
 from eyas.errors import DataError
 from eyas.recipe import FileSource
 from eyas.records import Example, seed_for
-from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_beside_test_set, split_of
+from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_read
 from eyas.storage.artifacts import sha256_of
 from eyas.storage.external_sort import SortedExamples
 from eyas.tasks.mapping import BadRecords, examples_of
@@ -59,8 +59,7 @@ def draw(source: FileSource, *, split: str, bad: BadRecords | None = None) -> It
     """Each example with its split: by hash of the problem, but all of `test_path` is test and `path` then never is."""
     given = source.test_path is not None
     for example in read_file(source, test=given and split == "test", bad=bad):
-        key = example.key
-        yield example, split_beside_test_set(key, in_test_set=split == "test") if given else split_of(key)
+        yield example, split_read(example.key, read_for=split, own_test_set=given)
 
 
 def rows_to_read(source: FileSource, *, split: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from eyas.errors import DataError, MissingExtra
 from eyas.recipe import HubSource
 from eyas.records import Example
-from eyas.splits import split_beside_test_set, split_of
+from eyas.splits import split_read
 from eyas.storage.origins import hub_commit
 from eyas.tasks.mapping import BadRecords, examples_of
 
@@ -28,13 +28,11 @@ def draw(source: HubSource, *, split: str, bad: BadRecords | None = None) -> Ite
 
     Raises: MissingExtra, without `datasets`; DataError, if the data set cannot be had.
     """
-    given = source.test_split is not None
     name = source.test_split if split == "test" and source.test_split is not None else source.split
     rows = ((f"{source.id}, {name}, row {number}", row) for number, row in enumerate(_rows(source, name), start=1))
     every_field = name == source.split
     for example in examples_of(rows, source, name=f"{source.id}, {name}", bad=bad, every_field=every_field):
-        key = example.key
-        yield example, split_beside_test_set(key, in_test_set=split == "test") if given else split_of(key)
+        yield example, split_read(example.key, read_for=split, own_test_set=source.test_split is not None)
 
 
 def _rows(source: HubSource, split: str) -> Iterator[object]:
