@@ -33,11 +33,28 @@ def names_read() -> frozenset[str]:
     """Attributes read anywhere but where the fields are declared, in modules and in the report's template."""
     modules = [ast.parse(path.read_text()) for path in SOURCE.rglob("*.py") if path not in DECLARED_IN]
     templates = [Environment().parse(path.read_text()) for path in SOURCE.rglob("template.html")]
-    loads = (node for module in modules for node in ast.walk(module) if isinstance(node, ast.Attribute))
-    return frozenset(
-        [node.attr for node in loads if isinstance(node.ctx, ast.Load)]
-        + [node.attr for template in templates for node in template.find_all(nodes.Getattr)]
+    return frozenset().union(
+        *(attributes_read(module) for module in modules),
+        *({node.attr for node in template.find_all(nodes.Getattr)} for template in templates),
     )
+
+
+def attributes_read(module: ast.AST) -> set[str]:
+    """Names of attributes; a call such as `text.split()` or `rows.count(row)` reads no field."""
+    calls = (node.func for node in ast.walk(module) if isinstance(node, ast.Call))
+    methods = {
+        id(func) for func in calls
+        if isinstance(func, ast.Attribute) and any(hasattr(kind, func.attr) for kind in (str, list, dict))
+    }  # fmt: skip
+    return {
+        node.attr for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and id(node) not in methods
+    }  # fmt: skip
+
+
+def test_a_call_of_a_method_of_text_lists_and_mappings_is_no_reading_of_a_field() -> None:
+    text = "text.split(','); rows.count(row); table.items(); held_out.count; spec.sampling.problem(); spec.seed = 1"
+    assert attributes_read(ast.parse(text)) == {"count", "sampling", "problem"}
 
 
 def test_the_walk_finds_every_class_of_a_recipe() -> None:
