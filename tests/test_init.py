@@ -59,6 +59,24 @@ def test_the_embedded_task_needs_no_file(tmp_path: Path) -> None:
     assert (prepare.labelled, prepare.unlabelled, prepare.validation, prepare.test) == (2550, 5950, 300, 1000)
 
 
+@pytest.mark.parametrize(
+    ("told", "option"),
+    [
+        ({"test_path": "x.jsonl"}, "--test-data"),
+        ({"fields": "prompt=q"}, "--fields"),
+        ({"grader": "maths"}, "--grader"),
+    ],
+)
+def test_what_only_a_file_can_be_told_is_refused_for_the_embedded_task(
+    tmp_path: Path, told: dict[str, str], option: str
+) -> None:
+    with pytest.raises(
+        RecipeError, match=rf"builtin:arithmetic .*found {option}.*Drop {option}, or give --data a file"
+    ):
+        written(tmp_path, "builtin:arithmetic", **told)
+    assert not (tmp_path / "mine.yaml").exists()
+
+
 def test_where_few_rows_have_answers_the_splits_are_as_large_as_those_are(tmp_path: Path) -> None:
     rows = sums(200, answer="2") + [{"question": f"{n}+2"} for n in range(2000)]
     prepare = prepare_of(written(tmp_path, file_of(tmp_path / "data.jsonl", rows)))

@@ -145,10 +145,12 @@ def _check_free(path: Path) -> None:
 def _count_rows(data: Data) -> Rows:
     """The rows of a data file or a directory of shards, or of `builtin:arithmetic`.
 
-    Raises: DataError, if a record is malformed or a split has no answer; RecipeError, as `Data.source`.
+    Raises: DataError, if a record is malformed or a split has no answer; RecipeError, as `Data.source`, and if the
+    generated task is told what only a file can be.
     """
     rows = Rows()
     if data.path == ARITHMETIC:
+        _check_nothing_told(data)
         test, validation = GENERATED * TEST_PERCENT // 100, GENERATED * VALIDATION_PERCENT // 100
         rows.answered.update(test=test, validation=validation, train=GENERATED - test - validation)
         rows.reasoned = True
@@ -173,6 +175,16 @@ def _count_rows(data: Data) -> Rows:
                 f"{_first_keys(source)}; if one of them holds the answer, say so: --fields prompt=…,answer=…"
             )
     return rows
+
+
+def _check_nothing_told(data: Data) -> None:
+    """Raises: RecipeError, if a generated task is told what only a file can be."""
+    options = {"--test-data": data.test_path, "--fields": data.fields, "--grader": data.grader}
+    if told := " and ".join(option for option, value in options.items() if value is not None):
+        raise RecipeError(
+            f"{ARITHMETIC} has its own test problems, fields and grader, found {told}. Drop {told}, or give --data a "
+            "file."
+        )
 
 
 def _first_keys(source: FileSource) -> str:
