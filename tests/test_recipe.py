@@ -44,6 +44,29 @@ def test_every_recipe_in_the_folder_is_valid() -> None:
         assert load_recipe(path).name == path.stem
 
 
+@pytest.mark.parametrize(
+    ("at", "field", "value"),
+    [
+        (0, "held_out_elsewhere", [{"source": {"type": "arithmetic"}, "split": "test", "count": 5}]),
+        (4, "divergence_scores", {"student": "distill.1.score"}),
+    ],
+)
+def test_what_eyas_sets_itself_is_refused_in_a_recipe(at: int, field: str, value: object) -> None:
+    stages = yaml.safe_load(BASE)["stages"]
+    stages[at][field] = value
+    kind = stages[at]["type"]
+    with pytest.raises(
+        RecipeError, match=rf"stage '{kind}'.*`{field}` is worked out from the other stages.*Take it out"
+    ):
+        recipe(stages=stages)
+
+
+def test_a_recipe_written_out_with_its_defaults_can_be_read_again() -> None:
+    written = recipe().model_dump(by_alias=True, mode="json")
+    assert written["stages"][0]["held_out_elsewhere"] == []
+    assert parse_recipe(written) == recipe()
+
+
 def test_distill_expands_to_a_rollout_a_scoring_and_a_training_per_round() -> None:
     names = [stage.name for stage in expand(recipe())]
     assert names[2:8] == [

@@ -20,6 +20,9 @@ from eyas.recipe.stage import Kind, RolloutSpec
 from eyas.recipe.stages import EvaluateStage, RolloutStage, ScoreStage, Stage, SynthesizeStage
 from eyas.recipe.training import DistillStage, SftStage
 
+DERIVED = ("held_out_elsewhere", "divergence_scores")
+"""Fields of stages that `expand` sets, whatever they were."""
+
 
 class Recipe(Spec):
     """What `eyas run` does: a student, a teacher and an ordered list of stages."""
@@ -88,11 +91,23 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join([f"{where}:", *explain(error, Recipe)])) from None
+    _check_derived(recipe, where=where)
     stages = expand(recipe)
     check_references(stages, has_teacher=recipe.teacher is not None, where=where)
     check_losses(stages, where=where)
     check_pass_rates(stages, where=where)
     return recipe
+
+
+def _check_derived(recipe: Recipe, *, where: str) -> None:
+    """Raises: RecipeError, if a stage is written with what `expand` works out and would overwrite."""
+    for stage in recipe.stages:
+        for field in DERIVED:
+            if getattr(stage, field, None):
+                raise RecipeError(
+                    f"{where}: stage {stage.name!r}: `{field}` is worked out from the other stages and cannot be set. "
+                    "Take it out."
+                )
 
 
 def expand(recipe: Recipe) -> tuple[Stage, ...]:
