@@ -144,7 +144,7 @@ def _write(
             repeat = {"id": "00000000000000aa", "of": "00000000000000bb", "text": f"twice {HOSTILE}", "of_text": "once"}
             leak = {"id": "00000000000000cc", "of": "00000000000000dd", "text": "trained", "of_text": "held out"}
             rows = [{"reason": "near_duplicate", **repeat}, {"reason": "near_evaluation", **leak}]
-            found |= {"dropped_examples": rows, "excluded_ids_not_found": 5}
+            found |= {"dropped_examples": rows, "excluded_ids_not_drawn": 5}
         return found | {"test_answers_rejected_by_their_grader": 0 if bare else 4}
     if stage.type == "rollout":
         by_mode = {"sequences": 300, "mean_completion_tokens": 17.5, "truncated": 0.01, "graded": 0, "pass_rate": None}

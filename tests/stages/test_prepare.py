@@ -431,7 +431,17 @@ def test_excluded_examples_are_left_out_of_every_split_and_made_up_for_in_traini
     kept = {example.id for split in (*TRAINING, *HELD_OUT) for example in after[split]}
     assert kept.isdisjoint(example.id for example in out)
     assert {row["id"] for row in after.dropped() if row["reason"] == "excluded"} == {example.id for example in out}
-    assert (after.facts["dropped"]["excluded"], after.facts["excluded_ids_not_found"]) == (4, 1)
+    assert (after.facts["dropped"]["excluded"], after.facts["excluded_ids_not_drawn"]) == (4, 1)
+
+
+def test_an_excluded_id_of_an_example_that_was_not_drawn_counts_as_such(tmp_path: Path) -> None:
+    source = file_source(tmp_path, sums(0, 400))
+    whole = prepared(tmp_path / "whole", source, labelled=400, unlabelled=0)
+    part = prepared(tmp_path / "part", source, labelled=20, unlabelled=0)
+    drawn, left = part["labelled"][0], next(e for e in whole["labelled"] if e not in part["labelled"])
+    (tmp_path / "out.txt").write_text(f"{drawn.id}\n{left.id}\n")
+    made = prepared(tmp_path / "made", source, labelled=20, unlabelled=0, exclude=str(tmp_path / "out.txt"))
+    assert (made.facts["dropped"]["excluded"], made.facts["excluded_ids_not_drawn"]) == (1, 1)
 
 
 def test_an_edited_dropped_file_excludes_what_it_lists_but_not_what_stayed(tmp_path: Path) -> None:

@@ -378,5 +378,5 @@ def test_the_page_says_what_was_left_out_why_and_what_it_repeats(made: Made) -> 
     assert f"prepare near evaluation {REASONS['near_evaluation']} 2" in text
     assert "prepare near duplicate 00000000000000aa twice <script>alert(1)</script> 00000000000000bb once" in text
     assert "prepare near evaluation 00000000000000cc trained 00000000000000dd held out" in text
-    assert "ids in the exclude file that no example of the source has 5" in text
+    assert "ids in the exclude file that none of the examples drawn has 5" in text
     assert "test examples: their own grader rejects the reference answer 4" in text

@@ -78,8 +78,8 @@ def drops(evidence: Evidence) -> list[tuple[str, str, str, int]]:
         for reason, number in (artifact.facts.get("dropped") or {}).items():
             if number:
                 rows.append((name, reason.replace("_", " "), REASONS.get(reason, ""), number))
-        if not_found := artifact.facts.get("excluded_ids_not_found"):
-            rows.append((name, "not there", "ids in the exclude file that no example of the source has", not_found))
+        if not_drawn := artifact.facts.get("excluded_ids_not_drawn"):
+            rows.append((name, "not drawn", "ids in the exclude file that none of the examples drawn has", not_drawn))
         if rejected := artifact.facts.get("test_answers_rejected_by_their_grader"):
             rows.append((name, "kept", "test examples: their own grader rejects the reference answer", rejected))
     return rows

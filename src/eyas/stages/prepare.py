@@ -71,7 +71,7 @@ def run(stage: PrepareStage, context: StageContext) -> dict[str, Any]:
         "dropped": dropped.counts(),
         "dropped_examples": dropped.shown(),
         "held_out_elsewhere": len(elsewhere),
-        "excluded_ids_not_found": len(rules.excluded) - len(dropped.excluded),
+        "excluded_ids_not_drawn": len(rules.excluded) - len(dropped.excluded),
         "answered": counts["labelled"],
         "answered_validation": sum(map(can_grade, splits["validation"])),
         "test_answers_rejected_by_their_grader": rejected,
