@@ -77,13 +77,23 @@ def run(recipe: Recipe, directory: Path, *, name: str = "prepare", progress: Pro
 
 
 def file_source(tmp_path: Path, rows: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
-    path = tmp_path / "data.jsonl"
+    return {"type": "file", "path": write_rows(tmp_path / "data.jsonl", rows), **fields}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"type": "file", "path": str(path), **fields}
+    return str(path)
 
 
 def sums(start: int, stop: int) -> list[dict[str, Any]]:
     return [{"prompt": f"{number}+1", "completion": str(number + 1)} for number in range(start, stop)]
+
+
+def prepared_beside_test_file(
+    tmp_path: Path, rows: list[dict[str, Any]], test_rows: list[dict[str, Any]], **counts: int
+) -> Prepared:
+    test_path = write_rows(tmp_path / "test.jsonl", test_rows)
+    return prepared(tmp_path, file_source(tmp_path, rows, test_path=test_path), **counts)
 
 
 def prompts(examples: list[Example]) -> set[str]:
@@ -161,16 +171,8 @@ def test_labels_are_found_wherever_answers_are_scarce(tmp_path: Path) -> None:
 
 def test_each_dropped_example_has_a_line_with_its_reason(tmp_path: Path) -> None:
     train = [*sums(0, 300), *sums(0, 30), {"prompt": "?!", "completion": "1"}, *sums(1000, 1005)]
-    source = file_source(tmp_path, train)
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(1000, 1060)))
-    run = prepared(
-        tmp_path,
-        source | {"test_path": str(tmp_path / "test.jsonl")},
-        labelled=400,
-        unlabelled=0,
-        validation=30,
-        test=60,
-    )
+    counts = {"labelled": 400, "unlabelled": 0, "validation": 30, "test": 60}
+    run = prepared_beside_test_file(tmp_path, train, sums(1000, 1060), **counts)
     reasons = run.facts["dropped"]
     assert (reasons["duplicate"], reasons["empty_prompt"], reasons["same_as_evaluation"]) == (30, 1, 5)
     assert sum(reasons.values()) == len(run.dropped())
@@ -202,19 +204,10 @@ def test_a_file_without_answers_cannot_be_tested_on(tmp_path: Path) -> None:
 
 
 def test_prompts_alone_are_validated_on_without_answers_where_a_test_file_has_some(tmp_path: Path) -> None:
-    source = file_source(tmp_path, [{"prompt": f"{number}+1"} for number in range(400)])
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(1000, 1040)))
-    run = prepared(
-        tmp_path,
-        source | {"test_path": str(tmp_path / "test.jsonl")},
-        labelled=0,
-        unlabelled=300,
-        validation=10,
-        test=30,
-    )
-    assert {split: len(run[split]) for split in ("labelled", "unlabelled", "validation", "test")} == {
-        "labelled": 0, "unlabelled": 300, "validation": 10, "test": 30,
-    }  # fmt: skip
+    counts = {"labelled": 0, "unlabelled": 300, "validation": 10, "test": 30}
+    train = [{"prompt": f"{number}+1"} for number in range(400)]
+    run = prepared_beside_test_file(tmp_path, train, sums(1000, 1040), **counts)
+    assert {split: len(run[split]) for split in (*TRAINING, *HELD_OUT)} == counts
     assert run.facts["answered_validation"] == 0
     assert not {example.id for example in run["validation"]} & {example.id for example in run["unlabelled"]}
     assert all(example.answer is not None for example in run["test"])
@@ -261,19 +254,10 @@ def test_a_planted_near_duplicate_and_a_planted_leak_are_found_and_named(tmp_pat
         words = Random(number).choices(WORDS, k=30)
         return {"question": f"{' '.join(words)} {number}?", "answer": f"so\n#### {number}"}
 
-    def write(name: str, rows: list[dict[str, str]]) -> str:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
-
     again = {**problem(130), "question": problem(130)["question"].replace(" ", " also ", 1)}
     train = [problem(number) for number in range(100, 190)] + [again, problem(990)]
-    source = {
-        "type": "file",
-        "path": write("train.jsonl", train),
-        "test_path": write("test.jsonl", [problem(number) for number in range(980, 1000)]),
-    }
-    run = prepared(tmp_path, source, labelled=90, unlabelled=0)
+    test = [problem(number) for number in range(980, 1000)]
+    run = prepared_beside_test_file(tmp_path, train, test, labelled=90, unlabelled=0)
     assert run.facts["dropped"] == {"near_duplicate": 1, "same_as_evaluation": 1}
     shown = {row["reason"]: row for row in run.facts["dropped_examples"]}
     assert shown["same_as_evaluation"]["of_text"] == problem(990)["question"][:99] + "…"
@@ -324,11 +308,6 @@ def question(number: int, *, words: int = 30) -> dict[str, str]:
 def changed(row: dict[str, str], at: int) -> dict[str, str]:
     words = row["question"].split()
     return {**row, "question": " ".join([*words[:at], "other", *words[at + 1 :]])}
-
-
-def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def contents(made: Prepared) -> tuple[dict[str, bytes], str]:
