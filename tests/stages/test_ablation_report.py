@@ -160,7 +160,7 @@ def test_length_and_truncation_stand_beside_each_accuracy() -> None:
     share = accuracy(row, "reasoning")
     assert share is not None
     assert share.lengths == (10.5, 0.25)
-    assert "10.5 tokens, 25.0 % cut" in render(found)
+    assert "10.5&nbsp;tokens, 25.0&nbsp;%&nbsp;cut" in render(found)
 
 
 def test_the_page_escapes_and_names_what_failed() -> None:

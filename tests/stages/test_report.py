@@ -143,11 +143,11 @@ def test_every_accuracy_has_its_interval_length_and_truncation_and_every_differe
     section = page.split('<section id="sources">')[1].split("</section>")[0]
     for share, (low, high) in (("100.0", wilson(100, 100)), ("60.0", wilson(60, 100))):
         interval = f"<small>{100 * low:.1f}–{100 * high:.1f}</small>"
-        assert f'{share}{interval}<small class="lengths">5.0 tokens, 0.0 % cut</small>' in section
+        assert f'{share}{interval}<small class="lengths">5.0&nbsp;tokens, 0.0&nbsp;%&nbsp;cut</small>' in section
     assert len(re.findall(r"<th scope=\"row\">(?:more )?sums</th><td class=\"n\">100</td>", section)) == 4
     for name in ("difficulty", "sources", "forgetting"):
         section = page.split(f'<section id="{name}">')[1].split("</section>")[0]
-        assert section.count("tokens, 0.0 % cut") >= 2 * 7, name
+        assert section.count("tokens, 0.0&nbsp;%&nbsp;cut") >= 2 * 7, name
     section = page.split('<section id="forgetting">')[1].split("</section>")[0]
     # Off the task base has 18 of 20 right, the others 12 of them: 6 losses, p = 2 / 2^6.
     assert section.count("p 0.031, n 20") == 6 * 2

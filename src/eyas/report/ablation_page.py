@@ -49,13 +49,13 @@ def render(ablation: Ablation) -> str:
                 heading,
                 note,
                 _titled(ablation, found, within=anchor == "within"),
-                _scale(found),
+                _scale(found, share=0.9),
                 chance(len(found)),
             )
             for anchor, heading, note, found in sections
         ],
         "verdicts": verdicts,
-        "claims_scale": _scale(known),
+        "claims_scale": _scale(known, share=1.0),
         "claims_chance": chance(len(known)),
         "changes": {
             ablation.variants[name]: yaml.safe_dump(dict(changed), sort_keys=False, allow_unicode=True, width=100)
@@ -93,10 +93,10 @@ def _pair(ablation: Ablation, item: Difference, *, within: bool) -> str:
     return roles if len(ablation.variants) == 1 else f"{names(ablation, own)}: {roles}"
 
 
-def _scale(found: Sequence[Difference]) -> float:
-    """Half-width of the scale that intervals are drawn on: the widest but for the one most extreme tenth."""
+def _scale(found: Sequence[Difference], *, share: float) -> float:
+    """Half-width of the scale that intervals are drawn on: this share of them fits."""
     ends = sorted(max(abs(item.result.low), abs(item.result.high)) for item in found)
-    return max(0.02, ends[int(0.9 * (len(ends) - 1))]) if ends else 0.02
+    return max(0.02, ends[int(share * (len(ends) - 1))]) if ends else 0.02
 
 
 def _charts(ablation: Ablation, made: Sequence[Row]) -> list[Markup]:
