@@ -45,14 +45,12 @@ def export_ascend(
             script.write_text(atc_script(manifest, soc=soc))
             script.chmod(0o755)
         (draft / "README.md").write_text(device_readme(manifest, name=model_dir.name))
-    done = exported(out, manifest, format_="ascend")
-    others = tuple(out / name for name in (MIXLIST, "README.md", *(f"atc_{soc}.sh" for soc in SOCS)))
-    return Exported(
-        files=(*done.files, *others),
-        format=done.format,
-        quantisation=done.quantisation,
-        bytes=done.bytes + sum(path.stat().st_size for path in others),
-        facts=dict(done.facts) | {"socs": list(SOCS), "run_on_hardware": False},
+    return exported(
+        out,
+        manifest,
+        format_="ascend",
+        others=(MIXLIST, "README.md", *(f"atc_{soc}.sh" for soc in SOCS)),
+        facts={"socs": list(SOCS), "run_on_hardware": False},
     )
 
 
@@ -90,8 +88,6 @@ def _command(graph: GraphSpec, *, soc: str, soc_version: str) -> str:
 def device_readme(manifest: StaticManifest, *, name: str) -> str:
     """README.md of the directory."""
     graphs = "\n".join(f"| `{graph.file}` | {graph.length} |" for graph in manifest.graphs)
-    cache_bytes = 2 * manifest.layers * manifest.kv_heads * manifest.head_dim * manifest.context_length
-    cache_bytes *= 2 if manifest.dtype == "float16" else 4
     return f"""# {name} for Ascend devices
 
 **Not run on hardware.** That graphs of this kind equal the original is tested by onnxruntime on a CPU; `atc`, the `.om`
@@ -102,7 +98,7 @@ files, their accuracy, speed and memory are not, for want of CANN and a device.
 {graphs}
 
 {manifest.model_type}, {manifest.layers} layers, {manifest.dtype}, vocabulary {manifest.vocabulary:,}, context
-{manifest.context_length:,} tokens, KV cache {cache_bytes / 2**20:,.2f} MiB.
+{manifest.context_length:,} tokens, KV cache {manifest.cache_bytes / 2**20:,.2f} MiB.
 
 1. On any machine with CANN (8.5 or newer: with the ops package of the *target* chip), compile for the chip that
    `npu-smi info` shows:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
@@ -76,9 +76,16 @@ def export_onnx(
     return exported(out, manifest, format_="onnx")
 
 
-def exported(out: Path, manifest: StaticManifest, *, format_: str) -> Exported:
-    """What was written to a directory of graphs."""
-    files = (out / MANIFEST, *(out / name for name in manifest.files))
+def exported(
+    out: Path,
+    manifest: StaticManifest,
+    *,
+    format_: str,
+    others: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> Exported:
+    """What was written to a directory of graphs; `others` are files, and `facts` are facts, that the format adds."""
+    files = tuple(out / name for name in (MANIFEST, *manifest.files, *others))
     return Exported(
         files=files,
         format=format_,
@@ -88,10 +95,10 @@ def exported(out: Path, manifest: StaticManifest, *, format_: str) -> Exported:
             "context_length": manifest.context_length,
             "prefill_lengths": [graph.length for graph in manifest.graphs[1:]],
             "opset": manifest.opset,
-            "kv_bytes": 2 * manifest.layers * manifest.kv_heads * manifest.head_dim * manifest.context_length
-            * (2 if manifest.dtype == "float16" else 4),
+            "kv_bytes": manifest.cache_bytes,
+            **(facts or {}),
         },
-    )  # fmt: skip
+    )
 
 
 def write_graphs(

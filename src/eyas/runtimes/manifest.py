@@ -68,6 +68,12 @@ class StaticManifest(_Part):
     notes: tuple[str, ...]
     files: dict[str, FileSpec]
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of past_kv: keys and values of every layer and slot."""
+        numbers = 2 * self.layers * self.kv_heads * self.head_dim * self.context_length
+        return numbers * (2 if self.dtype == "float16" else 4)
+
 
 def read_manifest(directory: Path, *, verify: bool = True) -> StaticManifest:
     """The manifest of an export, its files compared with it: sizes always, contents (SHA-256) with `verify`.
