@@ -137,6 +137,58 @@ def test_a_process_that_ends_while_it_imports_the_grader_is_an_error_and_no_verd
         GradingProcess(limit_s=1).grade("$1$", maths("1"))
 
 
+LIBRARY = """
+LatexExtractionConfig = ExprExtractionConfig = lambda **_: None
+def parse(text, *_, **__): return [text]
+def verify(gold, answer, **_): {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "message"),
+    [
+        ("raise RuntimeError('no ABI')", "RuntimeError: no ABI"),
+        ("import no_such_part", "math-verify"),
+        (LIBRARY.format("pass").replace("verify", "check"), "AttributeError: .*'verify'"),
+        (LIBRARY.format("from sympy import no_such_name"), "ImportError: .*no_such_name"),
+        (LIBRARY.format("return no_such_name"), "NameError: .*no_such_name"),
+    ],
+)
+def test_a_broken_library_is_an_error_that_names_the_grader_and_no_wrong_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, message: str
+) -> None:
+    (tmp_path / "math_verify.py").write_text(library)
+    monkeypatch.syspath_prepend(tmp_path)
+    fresh = GradingProcess(limit_s=1)
+    for _ in range(2):
+        with pytest.raises(GradingError, match=rf"grader 'maths'.*{message}"):
+            fresh.grade("$1$", maths("1"))
+    fresh.close()
+
+
+def test_what_an_answer_makes_a_library_raise_is_wrong_and_the_process_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "math_verify.py").write_text(LIBRARY.format("return eval(answer[0])"))
+    monkeypatch.syspath_prepend(tmp_path)
+    fresh = GradingProcess(limit_s=1)
+    assert fresh.grade("1", maths("1")) == 1.0
+    running = fresh._running
+    for text in (
+        "1 / 0",
+        "'",
+        "{}[0]",
+        "no_such_name",
+        "__import__('no_such_module')",
+        "''.no_such_name",
+        "open('/no')",
+    ):
+        assert fresh.grade(text, maths("1")) == 0.0
+    assert fresh.grade("1", maths("1")) == 1.0
+    assert fresh._running is running
+    fresh.close()
+
+
 def test_a_library_that_makes_threads_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "2")

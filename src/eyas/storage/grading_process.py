@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from dataclasses import dataclass
 from io import BufferedRWPair
 
@@ -56,7 +57,8 @@ class GradingProcess:
     def grade(self, text: str, example: Example) -> float | None:
         """`eyas.grading.grade`, and 0.0 for an answer that takes longer than the limit or ends the process.
 
-        Raises: GradingError, with what `grade` raised, or if the process cannot be started or import the grader.
+        Raises: GradingError, with what `grade` raised, or if the process cannot be started or the grader's library
+        cannot be imported or misses a name.
         """
         with self._lock, contextlib.ExitStack() as unfinished:
             unfinished.callback(self._end)  # after an interrupt, what was asked would be the answer to the next
@@ -171,22 +173,55 @@ def serve(descriptor: int, *, limit_s: int) -> None:
                 text, example = pickle.load(questions)
             except (EOFError, OSError):
                 return
-            try:
-                load(example.grader)
+            if (said := _load_error(example.grader)) is None:
                 answers.write(_BEGUN + b"\n")
                 used = resource.getrusage(resource.RUSAGE_SELF)
                 end_s = math.ceil(used.ru_utime + used.ru_stime) + limit_s
                 resource.setrlimit(resource.RLIMIT_CPU, (end_s if hard_s < 0 else min(end_s, hard_s), hard_s))
                 signal.alarm(limit_s * _WALL_PER_LIMIT)  # nobody else ends what sleeps once the asking process is gone
-                found = grade(text, example)
-                said = _NONE if found is None else str(found).encode()
-            except EyasError as error:
-                said = _ERROR + str(error)[:_ERROR_CHARACTERS].encode("unicode-escape")
-            except (MemoryError, RecursionError, OverflowError):
-                said = b"0.0"
+                said = _verdict(text, example)
             signal.alarm(0)
             resource.setrlimit(resource.RLIMIT_CPU, (hard_s, hard_s))
             answers.write(said + b"\n")
+
+
+def _load_error(grader: str) -> bytes | None:
+    try:
+        load(grader)
+    except EyasError as error:
+        return _error(str(error))
+    except Exception as error:  # noqa: BLE001 (whatever a broken library raises; no answer has been seen yet)
+        return _broken(grader, error)
+    return None
+
+
+def _verdict(text: str, example: Example) -> bytes:
+    """What is said of an answer: wrong, if a library raises what an answer can make it raise."""
+    try:
+        found = grade(text, example)
+    except EyasError as error:
+        return _error(str(error))
+    except (ImportError, AttributeError, NameError) as error:
+        return b"0.0" if _is_of_an_answer(error) else _broken(example.grader, error)
+    except Exception:  # noqa: BLE001 (verifiers parse without a guard)
+        return b"0.0"
+    return _NONE if found is None else str(found).encode()
+
+
+def _is_of_an_answer(error: Exception) -> bool:
+    """Whether it was raised in a text that a verifier evaluates, and not by the library's own code."""
+    return any(frame.f_code.co_filename == "<string>" for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _broken(grader: str, error: Exception) -> bytes:
+    return _error(
+        f"the library of the grader {grader!r} does not work here: {type(error).__name__}: {error}. Install the "
+        "versions that constraints.txt of eyas names."
+    )
+
+
+def _error(message: str) -> bytes:
+    return _ERROR + message[:_ERROR_CHARACTERS].encode("unicode-escape")
 
 
 def _confine() -> None:
