@@ -110,6 +110,23 @@ def small_recipe(tmp_path: Path, tiny_student: Path, tiny_teacher: Path) -> Path
     return write_small_recipe(tmp_path / "small.yaml", tiny_student, tiny_teacher)
 
 
+@pytest.fixture
+def sentence_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NLTK's sentence model in its own format, almost empty: one abbreviation learnt."""
+    nltk = pytest.importorskip("nltk")
+    instructions_util = pytest.importorskip("if_verifiable.ifeval.instructions_util")
+    from eyas.grading import instructions
+
+    folder = tmp_path / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    files = {"abbrev_types.txt": "mr\n", "collocations.tab": "", "sent_starters.txt": "", "ortho_context.tab": ""}
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    instructions._can_check.cache_clear()
+    instructions_util._get_sentence_tokenizer.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def gguf_converter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Converter]:
     """The converter in an environment made for this test session, one process for all conversions."""

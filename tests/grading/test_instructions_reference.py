@@ -10,22 +10,15 @@ import pytest
 from eyas.grading import grade, instructions
 from eyas.records import Example
 
-nltk = pytest.importorskip("nltk")
-instructions_util = pytest.importorskip("if_verifiable.ifeval.instructions_util")
+pytest.importorskip("if_verifiable")
 QUESTIONS = [
     json.loads(line) for line in (Path(__file__).parent / "reference" / "ifeval.jsonl").read_text().splitlines()
 ]
 
 
-def test_verdicts_are_those_of_ifevals_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("sentence_model")
+def test_verdicts_are_those_of_ifevals_own_code() -> None:
     """Google's code as lm-evaluation-harness carries it, asked here; NLTK's model in its format, almost empty."""
-    folder = tmp_path / "tokenizers" / "punkt_tab" / "english"
-    folder.mkdir(parents=True)
-    for name in ("abbrev_types.txt", "collocations.tab", "sent_starters.txt", "ortho_context.tab"):
-        (folder / name).write_text("mr\n" if name == "abbrev_types.txt" else "")
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    instructions._can_check.cache_clear()
-    instructions_util._get_sentence_tokenizer.cache_clear()
     from lm_eval.tasks.ifeval import utils  # downloads NLTK's model if it finds none
 
     constraints = [(row["instruction"], row["settings"]) for row in QUESTIONS if "instruction" in row]

@@ -55,7 +55,7 @@ def _or_ours(known: Callable[..., str]) -> Callable[..., str]:
     def recognised(self: Any, tokenizer: Any) -> str:
         try:
             return known(self, tokenizer)
-        except NotImplementedError:
+        except NotImplementedError:  # how the converter says that it does not know a tokenizer's pre-tokenizer
             if REQUEST["pre_tokenizer"] is None:
                 raise
             return str(REQUEST["pre_tokenizer"])
