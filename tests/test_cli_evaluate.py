@@ -159,8 +159,12 @@ def test_the_numbers_say_what_they_hang_on_and_come_by_level_and_source(tmp_path
     facts = json.loads(only(tmp_path).read_text())
     assert list(facts["pass_at_k"]["fast"]) == ["1", "2", "3"]
     assert facts["graders"] == ["numeric"]
-    template = load_tokenizer(Path(__file__).parents[1] / "src/eyas/builtin/nano-student").chat_template
-    assert facts["template_sha256"] == hashlib.sha256(str(template).encode()).hexdigest()
+    tokenizer = load_tokenizer(Path(__file__).parents[1] / "src/eyas/builtin/nano-student")
+    records = read_records(only(tmp_path).parent / "predictions", kind=SequenceRecord)
+    asked = {record.example_id: tokenizer.decode(record.prompt_ids) for record in records}
+    texts = [text for _, text in sorted(asked.items())]
+    assert facts["prompts_sha256"] == {"fast": hashlib.sha256(json.dumps(texts).encode()).hexdigest()}
+    assert facts["template_sha256"] == hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
     assert {"torch", "transformers", "eyas", "python"} <= facts["made_on"].keys()
     assert "95 % intervals" in out
     assert max(map(len, out.splitlines()[:-1])) <= 80

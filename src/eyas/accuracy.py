@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from eyas.records import MODES, Mode, SequenceRecord
+from eyas.records import MODES, Example, Mode, SequenceRecord
 from eyas.stats import pass_at_k, share_of_examples
 
 Numbers = dict[str, float]
@@ -56,6 +57,26 @@ def pass_at(sequences: Sequence[SequenceRecord], ks: Sequence[int]) -> dict[str,
         ).as_dict()
         for k in ks
     }
+
+
+def measured(sequences: Sequence[SequenceRecord], examples: Sequence[Example], *, ks: Sequence[int]) -> dict[str, Any]:
+    """Facts of an evaluation: `accuracy`, `pass_at_k`, `by_level`, and `by_source` where there are several sources.
+
+    Raises: ValueError, if an example has fewer than k answers.
+    """
+    parts = by_mode(sequences)
+    origins = {example.id: example.origin for example in examples}
+    return {
+        "accuracy": {mode: accuracy(part) for mode, part in parts.items()},
+        "pass_at_k": {mode: pass_at(part, ks) for mode, part in parts.items()},
+        "by_level": breakdown(sequences, {example.id: example.level for example in examples}),
+        "by_source": breakdown(sequences, origins) if len(set(origins.values()) - {""}) > 1 else {},
+    }
+
+
+def too_long(sequences: Sequence[SequenceRecord]) -> int:
+    """Examples with a prompt that left no room for a completion in the model's context; their answers are wrong."""
+    return len({item.example_id for item in sequences if not item.completion_ids})
 
 
 def _outcomes(sequences: Sequence[SequenceRecord]) -> list[list[bool]]:

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eyas import __version__, grading
-from eyas.accuracy import accuracy, breakdown, by_mode, pass_at
+from eyas.accuracy import by_mode, measured, too_long
 from eyas.engines.respondent import Job, load_respondent
 from eyas.errors import DataError, ModelError
 from eyas.recipe import THINKING_FORMATS, ExecutionSpec, FileSource, ModelSpec, SamplingSpec, ThinkingSpec, parse_recipe
 from eyas.records import MODES, Example, Mode, SequenceRecord
 from eyas.stats import paired_difference
 from eyas.storage.artifacts import atomic_path, read_json, write_json
+from eyas.storage.asked import what_was_asked
 from eyas.storage.context import Progress
 from eyas.storage.hardware import describe_hardware
 from eyas.storage.locks import locked
@@ -100,13 +101,12 @@ def evaluate_model(origin: str, measure: Measure, *, workspace: Path, shown: Sho
             "parameters": parameter_count(model),
             "examples": len(examples),
             **left_out,
-            "too_long": len({record.example_id for record in records if not record.completion_ids}),
+            "too_long": too_long(records),
             "settings": settings,
-            "graders": sorted({example.grader for example in examples}),
-            "prompts": _prompt_hash(records),
-            "template_sha256": _template_hash(model),
+            **what_was_asked(examples, records, tokenizer=load_tokenizer(model)),
             "made_on": read_json(directory / MADE_ON),
-        } | _summary(records, examples, measure.samples)
+            **measured(records, examples, ks=_ks(measure.samples)),
+        }
         with atomic_path(directory / "evaluation.json") as draft:
             draft.write_text(json.dumps(facts, indent=1, ensure_ascii=False))
     return Evaluation(directory=directory, facts=facts, grades=_grades(records))
@@ -219,29 +219,16 @@ def _answer(
     respondent = load_respondent(model, dtype=measure.dtype, thinking=thinking, execution=measure.execution)
     write_json(directory.parent / MADE_ON, describe_hardware(measure.execution))
     for index, unit in missing:
-        fits = [respondent.fits(job) for job in unit]
-        fitting = [job for job, fit in zip(unit, fits, strict=True) if fit]
-        made = iter(
-            respondent.answer(fitting, sampling=measure.sampling, source="student", seed=(measure.seed, "evaluate"))
+        records = respondent.answer(
+            unit, sampling=measure.sampling, source="student", seed=(measure.seed, "evaluate"), too_long="wrong"
         )
-        records = [
-            next(made) if fit else respondent.unfit(job, source="student") for job, fit in zip(unit, fits, strict=True)
-        ]
         write_shard(directory, index, records, kind=SequenceRecord)
         progress.advance(len(unit))
 
 
-def _summary(records: Sequence[SequenceRecord], examples: Sequence[Example], samples: int) -> dict[str, Any]:
-    """As the facts of a recipe's evaluation; pass@k for 1, 2, 4, … and all samples, where there are several."""
-    parts = by_mode(records)
-    ks = sorted({2**power for power in range(samples.bit_length())} | {samples}) if samples > 1 else []
-    origins = {example.id: example.origin for example in examples}
-    return {
-        "accuracy": {mode: accuracy(part) for mode, part in parts.items()},
-        "pass_at_k": {mode: pass_at(part, ks) for mode, part in parts.items()},
-        "by_level": breakdown(records, {example.id: example.level for example in examples}),
-        "by_source": breakdown(records, origins) if len(set(origins.values()) - {""}) > 1 else {},
-    }
+def _ks(samples: int) -> list[int]:
+    """Of pass@k: 1, 2, 4, … and all samples, where there are several."""
+    return sorted({2**power for power in range(samples.bit_length())} | {samples}) if samples > 1 else []
 
 
 def _grades(records: Sequence[SequenceRecord]) -> dict[Mode, list[float]]:
@@ -257,16 +244,3 @@ def _grades(records: Sequence[SequenceRecord]) -> dict[Mode, list[float]]:
 
 def _by_example(records: Sequence[SequenceRecord]) -> list[list[SequenceRecord]]:
     return [list(group) for _, group in groupby(records, key=lambda record: record.example_id)]
-
-
-def _template_hash(model: Path) -> str:
-    """SHA-256 of the chat template's text; of none, that of the empty text."""
-    return hashlib.sha256(str(load_tokenizer(model).chat_template or "").encode()).hexdigest()
-
-
-def _prompt_hash(records: Sequence[SequenceRecord]) -> str:
-    """SHA-256 over the ids of all prompts as the model saw them."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(f"{record.prompt_ids}\n".encode())
-    return digest.hexdigest()

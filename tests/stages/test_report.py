@@ -380,3 +380,4 @@ def test_the_page_says_what_was_left_out_why_and_what_it_repeats(made: Made) -> 
     assert "prepare near evaluation 00000000000000cc trained 00000000000000dd held out" in text
     assert "ids in the exclude file that none of the examples drawn has 5" in text
     assert "test examples: their own grader rejects the reference answer 4" in text
+    assert "evaluate.base answered wrong prompts that do not fit into the model's context 6" in text

@@ -181,6 +181,25 @@ def test_evaluation_measures_accuracy_forgetting_and_divergence(
     assert again | {"bulk": None} == facts | {"bulk": None}
 
 
+def test_a_prompt_longer_than_the_context_is_answered_wrong_and_ends_no_evaluation(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    long = replace(LABELLED[0], key="long", prompt=(("user", "1+1 " * 2000),))
+    root = inputs["data"].path / "examples"
+    write_shard(root / "test", 0, [LABELLED[1], long, LABELLED[2]], kind=Example)
+    write_shard(root / "off_task", 0, [replace(long, key="off"), LABELLED[3]], kind=Example)
+    given = inputs | {"model:base": inputs["model"]}
+    facts = evaluate.run(greedy(modes=["fast"]), context(tmp_path / "e", given))
+    answers = list(read_records(tmp_path / "e" / "predictions", kind=SequenceRecord))
+    assert [item.example_id for item in answers] == [LABELLED[1].id, long.id, LABELLED[2].id]
+    assert [bool(item.completion_ids) for item in answers] == [True, False, True]
+    assert (answers[1].finish_reason, answers[1].grade, answers[1].answer) == ("length", 0.0, None)
+    assert (facts["accuracy"]["fast"]["n"], facts["too_long"], facts["off_task"]["nll"] > 0) == (3, 2, True)
+    write_shard(root / "labelled", 0, [long], kind=Example)
+    with pytest.raises(DataError, match="does not fit the model's context"):
+        rollout.run(rollout_stage(prompts="labelled"), context(tmp_path / "r", inputs))
+
+
 def test_evaluation_facts_say_by_which_grader_prompts_and_settings(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     given = inputs | {"model:base": inputs["model"]}
     settings = evaluate.run(greedy(), context(tmp_path / "e", given))["settings"]
@@ -195,8 +214,7 @@ def test_evaluation_facts_say_by_which_grader_prompts_and_settings(inputs: dict[
     assert texts[0].endswith("<think>\n\n</think>\n\n")
     assert settings["prompts_sha256"]["fast"] == hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     assert settings["prompts_sha256"]["fast"] != settings["prompts_sha256"]["reasoning"]
-    template = hashlib.sha256(json.dumps(tokenizer.chat_template).encode()).hexdigest()
-    assert settings["template_sha256"] == template
+    assert settings["template_sha256"] == hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
 
 def test_sampled_evaluation_answers_every_example_several_times_and_tells_sources_apart(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from eyas.engines.base import Request
+from eyas.engines.base import Request, Sampled
 from eyas.engines.transformers import TransformersEngine
 from eyas.grading import can_grade, extract_answer
 from eyas.recipe import ExecutionSpec, SamplingSpec, ThinkingSpec
@@ -38,26 +39,22 @@ class Respondent:
     stop: tuple[int, ...]
     thinking: ThinkingSpec
 
-    def fits(self, job: Job) -> bool:
-        """Whether the prompt leaves room for a completion in the model's context."""
-        return len(self._prompt_ids(job)) < self.engine.context
-
-    def unfit(self, job: Job, *, source: Source) -> SequenceRecord:
-        """The record of a prompt that does not fit: no completion, cut at the limit, and so wrong."""
-        example, mode, sample = job
-        return SequenceRecord(
-            example_id=example.id, sample=sample, mode=mode, source=source, prompt_ids=self._prompt_ids(job),
-            completion_ids=[], finish_reason="length", grade=0.0,
-        )  # fmt: skip
-
-    def _prompt_ids(self, job: Job) -> list[int]:
-        example, mode, _ = job
-        return encode_text(self.tokenizer, render_prompt(self.tokenizer, example, mode, thinking=self.thinking))
-
     def answer(
-        self, jobs: Sequence[Job], *, sampling: SamplingSpec, source: Source, seed: tuple[object, ...]
+        self,
+        jobs: Sequence[Job],
+        *,
+        sampling: SamplingSpec,
+        source: Source,
+        seed: tuple[object, ...],
+        too_long: Literal["refuse", "wrong"] = "refuse",
     ) -> list[SequenceRecord]:
-        """One graded sequence per job, in order; a job's random stream is a hash of (seed, example, mode, sample)."""
+        """One graded sequence per job, in order; a job's random stream is a hash of (seed, example, mode, sample).
+
+        A prompt that leaves no room for a completion in the model's context is refused, or answered by a sequence
+        without completion that counts as cut at its length limit, and so as wrong.
+
+        Raises: DataError, if a prompt is empty, or is too long and refused; whatever `Engine.generate` raises.
+        """
         prompts = [render_prompt(self.tokenizer, example, mode, thinking=self.thinking) for example, mode, _ in jobs]
         requests = [
             Request(
@@ -66,7 +63,7 @@ class Respondent:
             )
             for prompt, (example, mode, sample) in zip(prompts, jobs, strict=True)
         ]
-        results = self.engine.generate(requests, sampling=sampling, stop=self.stop)
+        results = self._completed(requests, sampling=sampling, too_long=too_long)
         texts = [decode_completion(self.tokenizer, result.completion_ids, stop=self.stop) for result in results]
         answers = [
             None if result.finish_reason == "length" else self._answer_part(text, prompt=prompt)
@@ -90,6 +87,14 @@ class Respondent:
                 jobs, requests, results, texts, answers, _verdicts(answers, jobs), strict=True
             )
         ]
+
+    def _completed(
+        self, requests: Sequence[Request], *, sampling: SamplingSpec, too_long: Literal["refuse", "wrong"]
+    ) -> list[Sampled]:
+        fits = [too_long == "refuse" or len(request.prompt_ids) < self.engine.context for request in requests]
+        asked = [request for request, fit in zip(requests, fits, strict=True) if fit]
+        made = iter(self.engine.generate(asked, sampling=sampling, stop=self.stop))
+        return [next(made) if fit else Sampled(completion_ids=[], logprobs=[], finish_reason="length") for fit in fits]
 
     def _answer_part(self, text: str, *, prompt: str) -> str:
         whole = self.thinking.open + text if begins_thinking(prompt, thinking=self.thinking) else text

@@ -139,7 +139,7 @@ class EvaluateStage(StageSpec):
     """
 
     makes: ClassVar[Kind] = "evaluation"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     type: Literal["evaluate"]
     models: dict[str, str] = Field(min_length=1)
     """Role in the report -> `student`, `teacher` or a stage name."""

@@ -82,6 +82,8 @@ def drops(evidence: Evidence) -> list[tuple[str, str, str, int]]:
             rows.append((name, "not drawn", "ids in the exclude file that none of the examples drawn has", not_drawn))
         if rejected := artifact.facts.get("test_answers_rejected_by_their_grader"):
             rows.append((name, "kept", "test examples: their own grader rejects the reference answer", rejected))
+        if too_long := artifact.facts.get("too_long"):
+            rows.append((name, "answered wrong", "prompts that do not fit into the model's context", too_long))
     return rows
 
 

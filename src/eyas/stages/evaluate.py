@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from eyas import grading
-from eyas.accuracy import accuracy, breakdown, by_mode, pass_at
+from eyas.accuracy import accuracy, by_mode, measured, too_long
 from eyas.engines.respondent import Job, Respondent, load_respondent
 from eyas.recipe import EvaluateStage
 from eyas.records import Example, Mode, SequenceRecord
+from eyas.storage.asked import what_was_asked
 from eyas.storage.batches import TrainingItem
 from eyas.storage.context import StageContext
 from eyas.storage.models import parameter_count, weight_bytes
@@ -40,17 +39,13 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
     )
     predictions, speed = _answers(stage, context, respondent, test, "predictions")
     forgotten, _ = _answers(stage, context, respondent, off_task, "off_task")
-    origins = {example.id: example.origin for example in test}
     return {
         "role": role,
         "parameters": parameter_count(path),
         "bytes": weight_bytes(path),
-        "settings": _settings(stage, context, respondent, predictions)
-        | {"graders": sorted({example.grader for example in test})},
-        "accuracy": {mode: accuracy(part) for mode, part in by_mode(predictions).items()},
-        "pass_at_k": {mode: pass_at(part, stage.pass_at) for mode, part in by_mode(predictions).items()},
-        "by_level": breakdown(predictions, {example.id: example.level for example in test}),
-        "by_source": breakdown(predictions, origins) if len(set(origins.values()) - {""}) > 1 else {},
+        "settings": _settings(stage, context) | what_was_asked(test, predictions, tokenizer=respondent.tokenizer),
+        **measured(predictions, test, ks=stage.pass_at),
+        "too_long": too_long([*predictions, *forgotten]),
         "off_task": {
             "accuracy": {mode: accuracy(part) for mode, part in by_mode(forgotten).items()},
             "nll": _nll(respondent, off_task, stage.modes),
@@ -80,7 +75,7 @@ def _answers(
         if shard_path(directory, index) is None:
             seed = (context.recipe.seed, "evaluate", name)
             started = time.monotonic()
-            records = respondent.answer(unit, sampling=stage.sampling, source="student", seed=seed)
+            records = respondent.answer(unit, sampling=stage.sampling, source="student", seed=seed, too_long="wrong")
             seconds += time.monotonic() - started
             tokens += sum(len(record.completion_ids) for record in records)
             write_shard(directory, index, records, kind=SequenceRecord)
@@ -89,44 +84,28 @@ def _answers(
     return list(read_records(directory, kind=SequenceRecord)), tokens / seconds if tokens else None
 
 
-def _settings(
-    stage: EvaluateStage, context: StageContext, respondent: Respondent, answers: Sequence[SequenceRecord]
-) -> dict[str, Any]:
-    """What the numbers hang on: grader, prompts as the model saw them, sampling, template, thinking format."""
-    tokenizer = respondent.tokenizer
-    prompts = {
-        mode: [
-            str(tokenizer.decode(item.prompt_ids, clean_up_tokenization_spaces=False))
-            for item in sorted(part, key=lambda item: item.example_id)
-            if item.sample == 0
-        ]
-        for mode, part in by_mode(answers).items()
-    }
+def _settings(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
+    """What the numbers hang on, as far as the recipe says it."""
     return {
         "grading_version": grading.VERSION,
-        "prompts_sha256": {mode: _sha256(texts) for mode, texts in prompts.items()},
-        "template_sha256": _sha256(tokenizer.chat_template),
         "thinking": context.recipe.thinking.model_dump(),
         "sampling": stage.sampling.model_dump(),
         "samples_per_prompt": stage.samples_per_prompt,
     }
 
 
-def _sha256(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
 def _nll(respondent: Respondent, examples: Sequence[Example], modes: Sequence[Mode]) -> float | None:
-    """Nats per completion token of the off-task references; None where there are none."""
+    """Nats per completion token of the off-task references that fit into the context; None where there are none."""
     labels = [
         label_sequence(respondent.tokenizer, item, mode, thinking=respondent.thinking, stop_id=respondent.stop[0])
         for item in examples
         for mode in modes
     ]
     known = [(label.prompt_ids, label.completion_ids) for label in labels if label is not None]
-    if not known:
+    fitting = [item for item in known if sum(map(len, item)) <= respondent.engine.context]
+    if not fitting:
         return None
-    total, count = respondent.engine.nll(known)
+    total, count = respondent.engine.nll(fitting)
     return total / count
 
 

@@ -132,7 +132,7 @@ def _validator(stage: SftStage, context: StageContext) -> Any:
             stop=stop,
             thinking=context.recipe.thinking,
         )
-        answers = respondent.answer(jobs, sampling=stage.sampling, source="student", seed=("select",))
+        answers = respondent.answer(jobs, sampling=stage.sampling, source="student", seed=("select",), too_long="wrong")
         return sum(item.grade or 0.0 for item in answers) / len(answers)
 
     return validate
