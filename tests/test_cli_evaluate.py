@@ -11,10 +11,13 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from eyas.measurement import Measure, distinct_examples
+from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
 from eyas.records import SequenceRecord
 from eyas.stats import paired_difference, wilson
 from eyas.storage.shards import read_records
@@ -146,6 +149,25 @@ def test_repeated_problems_count_once_and_prompts_too_long_for_the_model_are_wro
     told = " ".join(out.split())
     assert "3 that repeat an earlier problem left out" in told
     assert "1 whose prompt does not fit into the model's context counted as wrong" in told
+
+
+@pytest.mark.parametrize("limit", [2, 6, 12, 99])
+def test_a_limit_is_of_distinct_problems_that_can_be_graded(limit: int, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{a}+11", "completion": str(a + 11)} for a in range(12, 24) for _ in range(30)]
+    rows += [{"prompt": f"{a}+22"} for a in range(12, 24)]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    measure = Measure(
+        data=FileSource(type="file", path=str(path), test_path=str(path)),
+        sampling=SamplingSpec(), execution=ExecutionSpec(), limit=limit,
+    )  # fmt: skip
+    whole, _ = distinct_examples(replace(measure, limit=None))
+    found, left_out = distinct_examples(measure)
+    assert len({example.id for example in whole}) == len(whole) == 12
+    assert found == whole[:limit], "a limit takes the first of them"
+    # The repeats of one problem lie beside each other, and nothing after the last that is taken is looked at.
+    told = {"unanswered": 12, "repeated": 12 * 29} if limit > 12 else {"unanswered": 0, "repeated": (limit - 1) * 29}
+    assert left_out == told
 
 
 def test_the_numbers_say_what_they_hang_on_and_come_by_level_and_source(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -35,8 +35,8 @@ from eyas.storage.tokenization import load_tokenizer
 from eyas.tasks import content_identities, load_examples
 from eyas.thinking import format_of_template
 
-FORMAT = 2
-"""Version of what a prediction is; part of the hash that names the directory."""
+FORMAT = 3
+"""Version of what a prediction is and of which examples are asked; part of the hash that names the directory."""
 SHARD = 256
 """Predictions per shard, a closed unit of work."""
 MADE_ON = "made_on.json"
@@ -54,7 +54,7 @@ class Measure:
     sampling: SamplingSpec
     execution: ExecutionSpec
     limit: int | None = None
-    """At most this many examples, drawn by a hash of the problem."""
+    """At most this many different examples that can be graded, drawn by a hash of the problem."""
     samples: int = 1
     """Answers per example and mode."""
     seed: int = 0
@@ -81,7 +81,7 @@ def evaluate_model(origin: str, measure: Measure, *, workspace: Path, shown: Sho
     Raises: ModelError, DataError, GradingError, OutOfMemory; Locked, while another process is at the same evaluation.
     """
     spec = ModelSpec(from_=weights_of(origin), dtype=measure.dtype)
-    examples, left_out = _examples(measure)
+    examples, left_out = distinct_examples(measure)
     thinking, thinks = thinking_of(spec, measure.thinking, workspace)
     modes = measure.modes or (MODES if thinks else ("reasoning",))
     settings = _settings(spec, measure, thinking, modes)
@@ -160,18 +160,39 @@ def slug(origin: str) -> str:
     return re.sub(r"[^\w.]+", "-", "-".join(origin.rstrip("/").split("/")[-2:])).strip("-.") or "model"
 
 
-def _examples(measure: Measure) -> tuple[list[Example], dict[str, int]]:
-    """The examples that can be graded, each once; how many cannot be, for want of a reference that their grader can
-    use, and how many repeat an earlier problem, which would count twice."""
-    count = measure.limit if measure.limit is not None else 2**62
-    found = list(load_examples(measure.data, split="test", count=count, seed=measure.seed))
-    answered = [example for example in found if grading.can_grade(example)]
-    if not answered:
+def distinct_examples(measure: Measure) -> tuple[list[Example], dict[str, int]]:
+    """As many examples as the limit says that can be graded, each once; how many of those looked at cannot be, for
+    want of a reference that their grader can use, and how many repeat an earlier problem, which would count twice.
+
+    Raises: DataError, if none can be graded; whatever `load_examples` raises.
+    """
+    limit = asked = measure.limit if measure.limit is not None else 2**62
+    while True:
+        found = load_examples(measure.data, split="test", count=asked, seed=measure.seed)
+        distinct, left_out = _distinct(found, limit=limit)
+        if len(distinct) == limit or len(found) < asked:
+            break
+        asked *= 2
+    if not distinct:
         raise DataError(
             f"{measure.data.path}: none of {len(found)} examples can be graded: no answer that its grader can use."
         )
-    distinct = list({example.id: example for example in reversed(answered)}.values())[::-1]
-    return distinct, {"unanswered": len(found) - len(answered), "repeated": len(answered) - len(distinct)}
+    return distinct, left_out
+
+
+def _distinct(found: Iterable[Example], *, limit: int) -> tuple[list[Example], dict[str, int]]:
+    distinct: dict[str, Example] = {}
+    left_out = {"unanswered": 0, "repeated": 0}
+    for example in found:
+        if not grading.can_grade(example):
+            left_out["unanswered"] += 1
+        elif example.id in distinct:
+            left_out["repeated"] += 1
+        else:
+            distinct[example.id] = example
+            if len(distinct) == limit:
+                break
+    return list(distinct.values()), left_out
 
 
 def thinking_of(spec: ModelSpec, asked: str | None, workspace: Path) -> tuple[ThinkingSpec, bool]:
