@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eyas.cli_bench import register as register_bench
 from eyas.cli_evaluate import register
 
 app = typer.Typer(
@@ -163,6 +164,7 @@ def _run(
 
 
 register(app, run_stage=_run)
+register_bench(app)
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -11,6 +11,7 @@ EyasError
 ├── TrainingError (RuntimeError)      training cannot go on
 │   └── NonFiniteLoss (FloatingPointError)
 ├── ExportError (RuntimeError)        a model cannot be written in a format, or not faithfully
+├── BenchError (RuntimeError)         an exported file cannot be measured
 ├── ArtifactError (RuntimeError)      an artifact is missing, corrupt or made from something else
 │   ├── CorruptArtifact
 │   └── Locked                        somebody else is working in this directory
@@ -64,6 +65,10 @@ class NonFiniteLoss(TrainingError, FloatingPointError):
 
 class ExportError(EyasError, RuntimeError):
     """A model cannot be written in the format asked for, or what was written is not faithful to it."""
+
+
+class BenchError(EyasError, RuntimeError):
+    """The process that measures an exported file failed, or was ended."""
 
 
 class ArtifactError(EyasError, RuntimeError):

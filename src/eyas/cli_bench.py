@@ -1,0 +1,135 @@
+"""`eyas bench`: exported files beside one another on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eyas.runtimes.bench import BenchSettings
+    from eyas.runtimes.measurement import Measurement
+
+EXAMPLES = (
+    "Examples:",
+    "eyas bench student-Q8_0.gguf teacher-Q8_0.gguf --baseline teacher-Q8_0.gguf",
+    "eyas bench model-F16.gguf model-Q8_0.gguf model-Q4_0.gguf     (quantisation: ratios to the first)",
+    "eyas bench model.gguf onnx-directory --prompt-tokens 128 --completion-tokens 64 --json bench.json",
+)
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE…", help="GGUF files, directories of an ONNX export.", show_default=False),
+]
+Prompt = Annotated[
+    int, typer.Option("--prompt-tokens", min=1, help="Length of the prompt; cut where a context is too small.")
+]
+Completion = Annotated[int, typer.Option("--completion-tokens", min=2, help="Tokens generated; cut likewise.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Processes of each file, in turn.")]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Generations that count, in each process.")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads; each file's best of 1, half and all cores.", show_default=False),
+]
+Baseline = Annotated[
+    Path | None,
+    typer.Option("--baseline", metavar="FILE", help="Ratios are to this one of the files; the first by default."),
+]
+Soc = Annotated[
+    str | None,
+    typer.Option("--soc", metavar="310B1|…", help="Run directories' .om files on this Ascend chip; not run here."),
+]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure and round here.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    def bench(
+        files: Files,
+        prompt_tokens: Prompt = 512,
+        completion_tokens: Completion = 128,
+        rounds: Rounds = 5,
+        repeats: Repeats = 3,
+        threads: Threads = None,
+        baseline: Baseline = None,
+        soc: Soc = None,
+        json: Json = None,
+    ) -> None:
+        """Measure exported files on this machine, in turns: latency, memory, tokens a second; ratios first.
+
+        Let nothing else run meanwhile. Ctrl-C shows the rounds that are complete.
+        """
+        from eyas.errors import RecipeError
+        from eyas.runtimes.bench import BenchSettings
+
+        resolved = [path.resolve() for path in files]
+        if len(set(resolved)) < len(resolved):
+            raise RecipeError("one file was given twice. Name each once.")
+        if baseline is not None and baseline.resolve() not in resolved:
+            raise RecipeError(f"--baseline {baseline}: not one of the files. Name it among them as well.")
+        settings = BenchSettings(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            rounds=rounds,
+            repeats=repeats,
+            threads=threads,
+            soc=soc,
+        )
+        measured = _measured(files, settings)
+        _show(measured, baseline=0 if baseline is None else resolved.index(baseline.resolve()), to=json)
+        if len(measured[0].rounds) < rounds:
+            raise typer.Exit(code=1)
+
+    app.command(epilog="\n\n".join(EXAMPLES))(bench)
+
+
+def _measured(files: Sequence[Path], settings: BenchSettings) -> tuple[Measurement, ...]:
+    """All rounds, or after Ctrl-C those that are whole.
+
+    Raises: BenchError, where there is none.
+    """
+    from rich.console import Console
+
+    from eyas.errors import BenchError
+    from eyas.runtimes.bench import bench_rounds
+
+    console = Console(stderr=True, highlight=False)
+    found: tuple[Measurement, ...] = ()
+    with console.status("reading the files") as status:
+
+        def progress(what: str, done: int, total: int) -> None:
+            status.update(f"{done + 1} of {total}: {what}" if done < total else what)
+
+        try:
+            for after_round in bench_rounds(files, settings=settings, progress=progress):
+                found = after_round
+        except KeyboardInterrupt:
+            if not found:
+                raise BenchError("interrupted before the first round was whole, so there is nothing to show.") from None
+    if len(found[0].rounds) < settings.rounds:
+        console.print(f"Interrupted after {len(found[0].rounds)} of {settings.rounds} rounds; these are whole.")
+    return found
+
+
+def _show(measured: Sequence[Measurement], *, baseline: int, to: Path | None) -> None:
+    import json
+
+    from rich.console import Console
+
+    from eyas.report.measurements import figure_table, limit_lines, ratio_table, setting_lines
+    from eyas.storage.processor import core_count, cpu_name, total_memory_bytes
+
+    console = Console(highlight=False)
+    machine = f"{core_count()} cores of {cpu_name()}, {total_memory_bytes() / 2**30:.1f} GiB"
+    if len(measured) > 1:
+        console.print(ratio_table(measured, baseline=baseline))
+    console.print(figure_table(measured))
+    for line in [*limit_lines(measured), "", *setting_lines(measured, machine=machine)]:
+        console.print(line, markup=False, soft_wrap=True)
+    if to is not None:
+        made = {"machine": machine, "baseline": baseline, "files": [one.as_dict() for one in measured]}
+        to.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

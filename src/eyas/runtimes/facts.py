@@ -1,0 +1,130 @@
+"""What an exported file is, read without loading it: format, sizes, and what a decode step has to read of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from eyas.errors import CorruptArtifact, ModelError
+from eyas.runtimes.manifest import MANIFEST, StaticManifest, read_manifest
+from eyas.storage.gguf import TOKENS, GGUFHead, read_gguf_head
+
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+"""Tensors of a GGUF file; one without a head multiplies with the embeddings."""
+KV_BYTES = 2
+"""llama.cpp's KV cache is F16 by default."""
+WEIGHTS = "weights.bin"
+"""All tensors of a directory of graphs."""
+BITS = {"float32": 32, "float16": 16}
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """An exported file or directory of graphs."""
+
+    path: Path
+    format: str
+    """GGUF or ONNX."""
+    quantisation: str
+    """As the file names itself: Q4_K_M, F16, float32, …"""
+    bytes: int
+    """All that has to be on the device, tokenizer included."""
+    parameters: int | None
+    """Stored numbers; tied weights count once. None where the file does not tell."""
+    bits_per_weight: float
+    """Scales included, metadata not."""
+    read_bytes: int
+    """Weights that every token needs: without embeddings of which one row is looked up. In static graphs, whose
+    tensors are not told apart here, all weights."""
+    kv_bytes_per_token: float
+    """Keys and values of one token, all layers. Sliding windows are not subtracted."""
+    kv_slots: int | None
+    """Tokens whose keys and values every step reads, whatever the depth; None where it reads those there are."""
+    context_length: int
+    """Tokens of prompt and completion together."""
+    vocabulary: int
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.path.name
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Facts of a GGUF file, or a directory with the manifest of static graphs, whose file sizes are compared with it.
+
+    Raises: ModelError, if it is neither, or damaged; CorruptArtifact; MissingExtra, without the package `gguf`.
+    """
+    if path.is_file():
+        return _of_gguf(path, read_gguf_head(path))
+    if (path / MANIFEST).is_file():
+        return _of_graphs(path, read_manifest(path, verify=False))
+    found = f"a directory without {MANIFEST}" if path.is_dir() else "nothing there"
+    raise ModelError(f"{path}: expected a GGUF file or a directory of ONNX graphs; found {found}. Export one.")
+
+
+def _of_gguf(path: Path, head: GGUFHead) -> FileFacts:
+    by_name = {tensor.name: tensor for tensor in head.tensors}
+    looked_up = by_name[EMBEDDING].bytes if HEAD in by_name and EMBEDDING in by_name else 0
+    return FileFacts(
+        path=path,
+        format="GGUF",
+        quantisation=_quantisation(head),
+        bytes=head.bytes,
+        parameters=head.parameters,
+        bits_per_weight=head.bits_per_weight,
+        read_bytes=sum(tensor.bytes for tensor in head.tensors) - looked_up,
+        kv_bytes_per_token=_gguf_kv_numbers(path, head) * KV_BYTES,
+        kv_slots=None,
+        context_length=_number(path, head, "context_length"),
+        vocabulary=len(head.metadata[TOKENS]),
+    )
+
+
+def _quantisation(head: GGUFHead) -> str:
+    """The file's own name for it, else the type that most tensors have."""
+    from gguf import LlamaFileType
+
+    named = head.metadata.get("general.file_type")
+    if named in set(LlamaFileType):
+        return str(LlamaFileType(named).name.removeprefix("MOSTLY_").removeprefix("ALL_"))
+    return max(head.types, key=lambda kind: head.types[kind])
+
+
+def _gguf_kv_numbers(path: Path, head: GGUFHead) -> int:
+    """Numbers of a token's keys and values, all layers."""
+    layers, heads = _number(path, head, "block_count"), _number(path, head, "attention.head_count")
+    groups = head.metadata.get(f"{head.architecture}.attention.head_count_kv", heads)
+    width = _number(path, head, "embedding_length") // heads
+    each = [
+        head.metadata.get(f"{head.architecture}.attention.{part}", width) for part in ("key_length", "value_length")
+    ]
+    return (sum(groups) if isinstance(groups, tuple) else layers * int(groups)) * sum(map(int, each))
+
+
+def _number(path: Path, head: GGUFHead, key: str) -> int:
+    found = head.metadata.get(f"{head.architecture}.{key}")
+    if isinstance(found, tuple) and found:
+        found = max(found)
+    if not isinstance(found, int) or found < 1:
+        raise ModelError(f"{path}: {head.architecture}.{key} is {found!r}, expected a number. Export the model again.")
+    return found
+
+
+def _of_graphs(path: Path, manifest: StaticManifest) -> FileFacts:
+    weights = manifest.files.get(WEIGHTS)
+    if weights is None:
+        raise CorruptArtifact(f"{path}: the manifest names no {WEIGHTS}. Export the model again.")
+    return FileFacts(
+        path=path,
+        format="ONNX",
+        quantisation=manifest.dtype,
+        bytes=sum(spec.bytes for spec in manifest.files.values()) + (path / MANIFEST).stat().st_size,
+        parameters=None,
+        bits_per_weight=float(BITS[manifest.dtype]),
+        read_bytes=weights.bytes,
+        kv_bytes_per_token=manifest.cache_bytes / manifest.context_length,
+        kv_slots=manifest.context_length,
+        context_length=manifest.context_length,
+        vocabulary=manifest.vocabulary,
+    )
