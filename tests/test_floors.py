@@ -48,6 +48,7 @@ FLOORS = (
         "cli_bench",
         "cli_evaluate",
         "cli_measure",
+        "cli_serve",
         "harness",
         "suite",
         "measurement",

@@ -6,7 +6,14 @@ import pytest
 
 from eyas.recipe import THINKING_FORMATS, ThinkingSpec
 from eyas.records import Example
-from eyas.thinking import parse_completion, prompt_messages, prompt_suffix, render_completion, template_arguments
+from eyas.thinking import (
+    parse_completion,
+    prompt_messages,
+    prompt_suffix,
+    render_completion,
+    stream_parts,
+    template_arguments,
+)
 
 EXAMPLE = Example(key="k", prompt=(("user", "1+1"),), answer="2", reasoning="1+1=2")
 
@@ -59,3 +66,33 @@ def test_a_block_that_never_closes_has_no_answer() -> None:
 def test_an_example_without_reasoning_has_no_reasoning_completion() -> None:
     bare = Example(key="k", prompt=(("user", "1+1"),), answer="2")
     assert render_completion(bare, "reasoning", thinking=THINKING_FORMATS["plain"]) is None
+
+
+STREAMED = (
+    "<think>\n1 < 2\n\n3</thin\n</think>\n\n  42 <think> and\n 1 ",
+    "<think>\n\n</think>\n\n42",
+    "<think>cut",
+    "42 <thi",
+    "",
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+@pytest.mark.parametrize("text", STREAMED)
+def test_a_stream_is_told_as_it_would_be_parsed_however_it_is_cut(text: str, size: int) -> None:
+    thinking = THINKING_FORMATS["plain"]
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    found = {True: "", False: ""}
+    for inside, part in stream_parts(pieces, thinking=thinking, begun=False):
+        found[inside] += part
+    parsed = parse_completion(text, thinking=thinking)
+    assert (found[True], found[False]) == (parsed.thinking or "", parsed.answer)
+
+
+def test_a_stream_is_told_at_once_but_for_what_may_be_a_tag_or_white_space_at_its_end() -> None:
+    pieces = iter(["so", " far", " <", "b> and", "\n</think>", "42"])
+    parts = stream_parts(pieces, thinking=THINKING_FORMATS["plain"], begun=True)
+    assert next(parts) == (True, "so")
+    assert next(parts) == (True, " far")
+    assert next(parts) == (True, " <b> and")
+    assert list(parts) == [(False, "42")]

@@ -11,6 +11,7 @@ import typer
 
 from eyas.cli_bench import register as register_bench
 from eyas.cli_evaluate import register
+from eyas.cli_serve import register as register_chat_and_serve
 
 app = typer.Typer(
     name="eyas",
@@ -106,20 +107,7 @@ def init(
     write_recipe(to, student=student, teacher=teacher, data=told, thinking=thinking)
 
 
-@app.command(epilog="Example: eyas chat runs/quickstart   (then type 12+30-5, /fast, /think, /quit)")
-def chat(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.", show_default=False)],
-    model: Annotated[
-        str, typer.Option(help="Which of the run's models: base, sft, distilled, teacher, …")
-    ] = "distilled",
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 512,
-) -> None:
-    """Talk to a run's student; /fast and /think switch the mode."""
-    from eyas.chat import chat_with
-
-    chat_with(run, role=model, temperature=temperature, max_completion_tokens=max_tokens)
-
+register_chat_and_serve(app)
 
 SINGLE_STAGES = "Single stages of a recipe, and what they need"
 

@@ -71,6 +71,10 @@ class BenchError(EyasError, RuntimeError):
     """The process that measures an exported file failed, or was ended."""
 
 
+class ServerError(EyasError, RuntimeError):
+    """A server cannot be started, or it ended."""
+
+
 class ArtifactError(EyasError, RuntimeError):
     """An artifact is missing, corrupt or made from something else."""
 

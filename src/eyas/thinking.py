@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from eyas.recipe import ThinkingSpec
@@ -74,3 +75,33 @@ def parse_completion(text: str, *, thinking: ThinkingSpec) -> ParsedCompletion:
     if opening in text:
         return ParsedCompletion(thinking=text.partition(opening)[2].strip(), answer="")
     return ParsedCompletion(thinking=None, answer=text.strip())
+
+
+def stream_parts(pieces: Iterable[str], *, thinking: ThinkingSpec, begun: bool) -> Iterator[tuple[bool, str]]:
+    """A completion as it is streamed, in parts of which each is thinking (True) or answer; `begun`: its prompt opened
+    the block. Tags and the white space around them are left out: together the parts are what `parse_completion` finds
+    in a completion that begins with its block.
+    """
+    opening, closing = thinking.open.strip(), thinking.close.strip()
+    tag, inside, fresh, held = closing if begun else opening, begun, True, ""
+    for piece in pieces:
+        held += piece
+        while tag and tag in held:
+            before, _, held = held.partition(tag)
+            if part := (before.lstrip() if fresh else before).rstrip():
+                yield inside, part
+            inside, fresh = tag == opening, True
+            tag = closing if inside else ""
+        if fresh:
+            held = held.lstrip()
+        sure = held[: len(held) - _begun_tag(held, tag)].rstrip()
+        if sure:
+            yield inside, sure
+            held, fresh = held[len(sure) :], False
+    if part := held.rstrip():
+        yield inside, part
+
+
+def _begun_tag(text: str, tag: str) -> int:
+    """Characters at the end of a text that may be the start of the tag."""
+    return next((size for size in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:size])), 0)

@@ -7,11 +7,13 @@ trl has a second form with `{% generation %}` marks, the template itself says wh
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from eyas.engines.base import Sampled
@@ -19,6 +21,7 @@ from eyas.engines.respondent import Respondent
 from eyas.errors import ModelError
 from eyas.recipe import THINKING_FORMATS, SamplingSpec, ThinkingSpec
 from eyas.records import MODES, Example, Mode
+from eyas.storage.chat_template import render, rendered_prompt
 from eyas.storage.origins import link_model
 from eyas.storage.smollm2 import describe_smollm2
 from eyas.storage.tokenization import encode_text, end_of_turn, label_sequence, load_tokenizer, render_prompt
@@ -226,3 +229,41 @@ def test_openpangus_prompt_begins_with_its_bos_and_a_fast_answer_with_the_empty_
     assert tokenizer.decode(label.completion_ids) == completion + "[unused10]"
     assert label.prompt_ids.count(tokenizer.bos_token_id) == 1
     assert rendered(tokenizer, mode, thinking=thinking) == PANGU_TURN.format(switch=switch) + completion + "[unused10]"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [*END, *(f"{name}_training" for name in MARKED)])
+def test_a_template_renders_without_transformers_as_with_it(name: str, mode: Mode) -> None:
+    tokenizer = with_template(name)
+    thinking = THINKING_FORMATS[format_of_template(str(tokenizer.chat_template))]
+    longer = Example(key="k", prompt=(*EXAMPLE.prompt, ("assistant", "42 <&>"), ("user", "and 1 more?")))
+
+    def alone(template: str, messages: list[dict[str, str]], variables: Mapping[str, Any]) -> str:
+        return render(template, messages, {**tokenizer.special_tokens_map, **variables})
+
+    ours = rendered_prompt(
+        longer, mode, template=tokenizer.get_chat_template(), thinking=thinking, render=alone, where="here"
+    )
+    assert ours == render_prompt(tokenizer, longer, mode, thinking=thinking)
+
+
+def test_a_template_writes_json_and_refuses_as_with_transformers() -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}\n"
+        "  {% if m.content == 'no' %}{{ raise_exception('not this') }}{% endif %}\n"
+        "{{ m | tojson(indent=1) }}{% endfor %}"
+    )
+    tokenizer = load_tokenizer(TOKENIZER)
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "ü <'>"}]
+    theirs = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    assert render(template, messages, {}) == theirs == '{\n "role": "user",\n "content": "ü <\'>"\n}'
+    for_no = Example(key="k", prompt=(("user", "no"),))
+    with pytest.raises(ModelError, match=r"here: the chat template refuses messages of the roles user \(not this\)"):
+        rendered_prompt(
+            for_no, "fast", template=template, thinking=THINKING_FORMATS["plain"], render=render, where="here"
+        )
+
+
+def test_a_template_reaches_nothing_outside_its_sandbox() -> None:
+    with pytest.raises(TemplateError, match="unsafe"):
+        render("{{ messages.__class__.__mro__ }}", [], {})

@@ -69,6 +69,7 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "llama_get_logits_ith": (c_void_p, (c_void_p, c_int32)),
     "llama_vocab_n_tokens": (c_int32, (c_void_p,)),
     "llama_vocab_is_eog": (ctypes.c_bool, (c_void_p, c_int32)),
+    "llama_token_to_piece": (c_int32, (c_void_p, c_int32, c_char_p, c_int32, c_int32, ctypes.c_bool)),
     "llama_tokenize": (
         c_int32,
         (c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, ctypes.c_bool, ctypes.c_bool),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from ctypes import POINTER, c_float, c_int8, c_int32, cast
+from ctypes import POINTER, c_float, c_int8, c_int32, cast, create_string_buffer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from eyas.storage.processor import core_count
 
 BATCH = 512
 """Tokens that llama.cpp computes at once while it reads a prompt: llama-bench's default."""
+
+PIECE = 64
+"""Bytes of most tokens; a longer one is asked for again."""
 
 
 class LlamaCpp(Runtime):
@@ -44,6 +47,11 @@ class LlamaCpp(Runtime):
         """Ids of a text as it stands by the file's own tokenizer: special tokens parsed, nothing added."""
         self._opened()
         return self._file.tokenize(text)
+
+    def piece(self, token: int) -> bytes:
+        """What a token adds to a text, by the file's own tokenizer; maybe a part of a character."""
+        self._opened()
+        return self._file.piece(token)
 
     def ends(self, token: int) -> bool:
         """Whether llama.cpp stops a generation at this token by itself."""
@@ -101,6 +109,14 @@ class _LlamaSession:
         if count < 0:
             raise ModelError(f"{self.path}: its tokenizer gave more tokens than bytes for {text[:40]!r}.")
         return list(room[:count])
+
+    def piece(self, token: int) -> bytes:
+        call, room = self._call.llama_token_to_piece, create_string_buffer(PIECE)
+        length = call(self._vocabulary, token, room, len(room), 0, True)
+        if length < 0:
+            room = create_string_buffer(-length)
+            length = call(self._vocabulary, token, room, len(room), 0, True)
+        return room.raw[:length]
 
     def ends(self, token: int) -> bool:
         return bool(self._call.llama_vocab_is_eog(self._vocabulary, token))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from eyas.errors import ModelError
 from eyas.recipe import ThinkingSpec
 from eyas.records import Example, Mode, SequenceRecord
-from eyas.thinking import continued, prompt_messages, prompt_suffix, render_completion, template_arguments
+from eyas.storage.chat_template import rendered_prompt
+from eyas.thinking import continued, render_completion
 
-ONE_DAY = (
-    "{%- macro strftime_now(form) -%}{{ form | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July')"
-    " | replace('%m', '07') | replace('%Y', '2024') }}{%- endmacro -%}"
-)
-"""Stands in for the clock that transformers gives to templates; the day is the one Llama 3's name by themselves."""
 MARK = "\u2404eyas\u2404"
 """An assistant's message that no template writes by itself."""
 
@@ -47,24 +44,14 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, example: Example, mode: Mo
             f"{tokenizer.name_or_path}: the tokenizer has no chat template. Use an instruction-tuned model, or "
             "one whose tokenizer has a template by `student: {config: …, tokenizer: …}`."
         )
-    variables: dict[str, Any] = template_arguments(mode, thinking=thinking)
-    messages = prompt_messages(example, mode, thinking=thinking)
+
+    def render(template: str, messages: list[dict[str, str]], variables: Mapping[str, Any]) -> str:
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **variables))
+
     template = tokenizer.get_chat_template()
-    try:
-        text = tokenizer.apply_chat_template(
-            messages,
-            chat_template=ONE_DAY + template if "strftime_now" in template else template,
-            add_generation_prompt=True,
-            tokenize=False,
-            **variables,
-        )
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise ModelError(
-            f"{tokenizer.name_or_path}: the chat template refuses messages of the roles {roles} ({error}). "
-            "Leave out the system message, or use a tokenizer whose template takes it."
-        ) from error
-    return str(text) + continued(str(text), prompt_suffix(mode, thinking=thinking), thinking=thinking)
+    return rendered_prompt(
+        example, mode, template=template, thinking=thinking, render=render, where=tokenizer.name_or_path
+    )
 
 
 def encode_prompt(
