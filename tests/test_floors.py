@@ -26,6 +26,7 @@ FLOORS = (
         "synthesis",
         "stats",
         "accuracy",
+        "importance",
         "thinking",
         "splits",
         "parity",

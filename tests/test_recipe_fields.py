@@ -14,7 +14,19 @@ from eyas.recipe import Recipe
 from eyas.recipe.specs import Spec
 
 SOURCE = Path(__file__).parents[1] / "src" / "eyas"
-DECLARING = ("specs", "sources", "curriculum", "stage", "stages", "training", "loss", "score", "selection", "ablation")
+DECLARING = (
+    "specs",
+    "models",
+    "sources",
+    "curriculum",
+    "stage",
+    "stages",
+    "training",
+    "loss",
+    "score",
+    "selection",
+    "ablation",
+)
 DECLARED_IN = {SOURCE / "recipe" / f"{name}.py" for name in DECLARING}
 
 

@@ -11,10 +11,21 @@ from typing import Any
 
 from eyas import grading
 from eyas.errors import CorruptArtifact, RecipeError
-from eyas.recipe import ModelSpec, PrepareStage, Recipe, ReportStage, SftStage, Stage, expand, training_rounds
+from eyas.recipe import (
+    ModelSpec,
+    PrepareStage,
+    Recipe,
+    ReportStage,
+    SftStage,
+    Stage,
+    calibration_source,
+    expand,
+    training_rounds,
+)
 from eyas.storage.artifacts import MANIFEST, Artifact, open_artifact
 from eyas.storage.models import identity
 from eyas.tasks import content_identities
+from eyas.tasks.calibration import calibration_identity
 from eyas.tasks.exclusion import exclusion_hash
 
 MODEL_VERSION = 2
@@ -114,6 +125,10 @@ def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
         seed = recipe.seed if spec.config is not None else None
         shape = spec.model_dump(by_alias=True, mode="json", exclude={"from_", "revision", "tokenizer"})
         content = {"identity": identity(spec), "spec": shape, "seed": seed}
+        if spec.prune is not None:
+            source = calibration_source(spec.prune, stages)
+            shape["prune"].pop("data")
+            content["calibration"] = _without_paths(calibration_identity(source, thinking=recipe.thinking))
         nodes[name] = _node(name, spec, content, {}, workspace=workspace)
     for stage in stages:
         inputs = {field: name for field, (name, _) in stage.references().items()}

@@ -15,7 +15,7 @@ from typing import Any
 from eyas.errors import ArtifactError, RecipeError, TrainingError
 from eyas.graph import Node, build_graph
 from eyas.preflight import check_recipe_pair, described
-from eyas.recipe import ModelSpec, Recipe, ReportStage
+from eyas.recipe import ModelSpec, Recipe, ReportStage, calibration_source, expand
 from eyas.storage.artifacts import (
     CLOCK,
     MANIFEST,
@@ -34,8 +34,10 @@ from eyas.storage.artifacts import (
 from eyas.storage.context import Progress, StageContext
 from eyas.storage.hardware import describe_hardware
 from eyas.storage.locks import locked
-from eyas.storage.models import materialise, parameter_count, weight_bytes
+from eyas.storage.models import device_of, materialise, parameter_count, weight_bytes
 from eyas.storage.process import prepare_process
+from eyas.storage.pruning import Calibration
+from eyas.tasks.calibration import calibration_examples
 
 ProgressFactory = Callable[[Node, int, int], AbstractContextManager[Progress]]
 """(node, its number, number of nodes) -> a progress bar for as long as the stage runs."""
@@ -152,9 +154,12 @@ def _make(
 ) -> Mapping[str, Any]:
     if isinstance(node.stage, ModelSpec):
         bar.start(1, unit="model")
-        materialise(node.stage, node.directory, seed=recipe.seed)
+        pruning = materialise(
+            node.stage, node.directory, seed=recipe.seed, calibration=_calibration(node.stage, recipe)
+        )
         path = node.directory / "model"
-        return {"parameters": parameter_count(path), "bytes": weight_bytes(path), "dtype": node.stage.dtype}
+        found = {"parameters": parameter_count(path), "bytes": weight_bytes(path), "dtype": node.stage.dtype}
+        return found | ({} if pruning is None else {"pruning": pruning.facts()})
     stage = importlib.import_module(f"eyas.stages.{node.type}")
     context = StageContext(
         recipe=recipe,
@@ -166,6 +171,15 @@ def _make(
     )
     facts: Mapping[str, Any] = stage.run(node.stage, context)
     return facts
+
+
+def _calibration(spec: ModelSpec, recipe: Recipe) -> Calibration | None:
+    """What a model's layers are measured on, where they are chosen by measuring."""
+    if spec.prune is None:
+        return None
+    source = calibration_source(spec.prune, expand(recipe))
+    examples = calibration_examples(spec.prune, source)
+    return Calibration(examples, thinking=recipe.thinking, device=device_of(recipe.execution))
 
 
 def discard_damage(artifact: Artifact) -> bool:

@@ -56,11 +56,24 @@ def print_plan(recipe: Recipe, *, workspace: Path) -> None:
     for line in report.lines():
         console.print(line)
     for name, size in sizes.items():
-        console.print(f"{name}: {size.parameters / 1e6:,.2f} M parameters, {size.layers} layers")
+        chosen = chosen_layers(next(node for node in nodes if node.name == name))
+        console.print(f"{name}: {size.parameters / 1e6:,.2f} M parameters, {size.layers} layers{chosen}")
     to_do = [node for node in nodes if states[node.name] != DONE]
     console.print(_total([costs[node.name] for node in to_do], machine))
     if warning := memory_warning(to_do, costs, machine=machine, execution=recipe.execution):
         console.print(warning, style="bold yellow", soft_wrap=True)
+
+
+def chosen_layers(node: Node) -> str:
+    """How a model's layers are, or were, chosen by measuring; empty where nothing is measured."""
+    prune = node.stage.prune if isinstance(node.stage, ModelSpec) else None
+    if prune is None:
+        return ""
+    made = node.finished()
+    if made is None:
+        return f", which ones is decided by {prune.by} when it runs, on at most {prune.examples} examples"
+    kept = ", ".join(map(str, made.facts["pruning"]["kept"]))
+    return f", chosen by {prune.by} on {made.facts['pruning']['sequences']} examples: {kept}"
 
 
 def estimated(

@@ -1,10 +1,12 @@
 """Recipes: what a user writes. Loads without torch."""
 
 from eyas.recipe.ablation import AblationSpec, ClaimSpec, VariantSpec
+from eyas.recipe.calibration import calibration_source
 from eyas.recipe.curriculum import CurriculumSpec, WindowSpec
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe, read_recipe, recipe_from
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
+from eyas.recipe.models import ModelSpec, PruneSpec
 from eyas.recipe.override import assign, parse_yaml
 from eyas.recipe.score import ScoreSpec
 from eyas.recipe.selection import DistillSelectionSpec, SelectionSpec
@@ -24,7 +26,6 @@ from eyas.recipe.specs import (
     THINKING_FORMATS,
     ExecutionSpec,
     LoraSpec,
-    ModelSpec,
     SamplingSpec,
     ThinkingSpec,
     TrainingSpec,
@@ -66,6 +67,7 @@ __all__ = [
     "Objective",
     "PlainSource",
     "PrepareStage",
+    "PruneSpec",
     "ReasoningGymSource",
     "Recipe",
     "RecordSource",
@@ -87,6 +89,7 @@ __all__ = [
     "WindowSpec",
     "WordsSource",
     "assign",
+    "calibration_source",
     "check_references",
     "expand",
     "lineage",

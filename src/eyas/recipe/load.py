@@ -11,11 +11,13 @@ from pydantic import Field, ValidationError
 
 from eyas.errors import RecipeError
 from eyas.recipe.ablation import AblationSpec
+from eyas.recipe.calibration import calibration_source
 from eyas.recipe.difficulty import check_pass_rates, with_difficulty
 from eyas.recipe.explain import explain
 from eyas.recipe.held_out import with_held_out
+from eyas.recipe.models import Model
 from eyas.recipe.override import limited, override, parse_yaml
-from eyas.recipe.specs import RESERVED, ExecutionSpec, Model, Spec, Thinking, ThinkingSpec
+from eyas.recipe.specs import RESERVED, ExecutionSpec, Spec, Thinking, ThinkingSpec
 from eyas.recipe.stage import Kind, RolloutSpec
 from eyas.recipe.stages import EvaluateStage, RolloutStage, ScoreStage, Stage, SynthesizeStage
 from eyas.recipe.training import DistillStage, SftStage
@@ -96,6 +98,9 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
     check_references(stages, has_teacher=recipe.teacher is not None, where=where)
     check_losses(stages, where=where)
     check_pass_rates(stages, where=where)
+    for spec in (recipe.student, recipe.teacher):
+        if spec is not None and spec.prune is not None:
+            calibration_source(spec.prune, stages)
     return recipe
 
 

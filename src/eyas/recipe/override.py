@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from eyas.errors import RecipeError
-from eyas.recipe.specs import RESERVED, as_model_spec
+from eyas.recipe.models import as_model_spec
+from eyas.recipe.specs import RESERVED
 
 SMOKE_STEPS = 2
 """Optimiser steps of a `--limit` run: the second one starts from an update, and a minute is enough for ten stages."""
@@ -100,6 +101,10 @@ def limited(data: dict[str, Any], limit: int) -> dict[str, Any]:
     if limit < 2:
         raise RecipeError(f"--limit {limit}: at least 2 examples are needed.")
     data["name"] = f"{data['name']}-limit{limit}"
+    for role in RESERVED:
+        prune = data[role].get("prune") if isinstance(data.get(role), dict) else None
+        if prune is not None:
+            prune["examples"] = min(prune.get("examples", limit), limit)
     for stage in data["stages"]:
         if stage["type"] == "prepare":
             defaults = {"labelled": limit, "unlabelled": 0, "validation": limit, "test": limit, "off_task_count": limit}

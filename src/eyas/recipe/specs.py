@@ -1,8 +1,8 @@
-"""The parts that recipes are made of: models, thinking formats, training, sampling, execution."""
+"""The parts that recipes are made of: thinking formats, training, sampling, execution."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
@@ -16,41 +16,6 @@ class Spec(BaseModel):
     """Base of everything in a recipe: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
-
-
-class ModelSpec(Spec):
-    """A causal language model. A plain string is short for `{from: STRING}`. No code of its own is ever run."""
-
-    from_: str | None = Field(default=None, alias="from")
-    """Hub id, local directory, `builtin:nano-student`, `builtin:nano-teacher` or `builtin:smollm2-135m`."""
-    keep_layers: int | None = Field(default=None, ge=1)
-    """Depth-prune to this many layers, evenly spaced, the first and the last kept."""
-    config: dict[str, Any] | None = None
-    """Random initialisation from this `transformers` config (must hold `model_type`), instead of `from`."""
-    tokenizer: str | None = None
-    """Where the tokenizer comes from; by default the model itself. Required with `config`."""
-    revision: str | None = None
-    """Hub revision (commit, tag or branch)."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Numeric type of the weights in memory."""
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> ModelSpec:
-        if (self.from_ is None) == (self.config is None):
-            raise ValueError("a model needs exactly one of `from` and `config`")
-        if self.config is not None and self.tokenizer is None:
-            raise ValueError("a model made from `config` needs `tokenizer`")
-        if self.config is not None and "model_type" not in self.config:
-            raise ValueError("`config` needs `model_type`, for instance llama")
-        return self
-
-
-def as_model_spec(value: object) -> object:
-    """`{from: STRING}` for a plain string, anything else as it is."""
-    return {"from": value} if isinstance(value, str) else value
-
-
-Model = Annotated[ModelSpec, BeforeValidator(as_model_spec)]
 
 
 class ThinkingSpec(Spec):

@@ -25,7 +25,24 @@ def provenance(evidence: Evidence) -> list[str]:
         else:
             told = "; ".join(f"{value} ({', '.join(roles)})" for value, roles in values.items())
             sentences.append(f"{name}, not the same for all models: {told}.")
-    return sentences
+    cuts = {name: _pruned(evidence, name) for name in ("student", "teacher")}
+    return sentences + [_pruning(name, cut) for name, cut in cuts.items() if cut]
+
+
+def _pruned(evidence: Evidence, name: str) -> Mapping[str, Any]:
+    """What was measured to choose the layers of the student or the teacher; empty where nothing was."""
+    artifact = evidence.artifacts.get(name)
+    found: Mapping[str, Any] = {} if artifact is None else artifact.facts.get("pruning", {})
+    return found
+
+
+def _pruning(name: str, found: Mapping[str, Any]) -> str:
+    removed = ", ".join(str(layer) for layer in found["removed"])
+    total = len(found["kept"]) + len(found["removed"])
+    return (
+        f"Layers taken out of the {name}, of 0 to {total - 1}: {removed or 'none'}, chosen by "
+        f"{found['by'].replace('_', ' ')} on {count(found['sequences'])} examples ({count(found['tokens'])} tokens)."
+    )
 
 
 def _rows(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -23,11 +23,14 @@ from transformers import (
 )
 
 from eyas.errors import ModelError
+from eyas.importance import evenly_spaced
 from eyas.recipe import ExecutionSpec, ModelSpec
 from eyas.records import seed_for
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.backbone import require_known_head
+from eyas.storage.depth import decoder_layers, keep_only, on_meta
 from eyas.storage.origins import SMOLLM2, hash_directory, hub_commit, link_model, origin_of, snapshot
+from eyas.storage.pruning import Calibration, Pruning, prune
 from eyas.storage.smollm2 import describe_smollm2, load_smollm2, smollm2_version
 from eyas.storage.tokenization import end_of_turn, load_tokenizer
 
@@ -45,11 +48,15 @@ def identity(spec: ModelSpec) -> str:
     return f"{origin}@{hub_commit(origin, spec.revision)}{tokenizer}"
 
 
-def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
+def materialise(
+    spec: ModelSpec, directory: Path, *, seed: int, calibration: Calibration | None = None
+) -> Pruning | None:
     """Make `directory/model`: safetensors, tokenizer and generation config of any model spec.
 
-    A model taken as it is, is linked, not copied, if it is in safetensors; other weights are converted.
+    A model taken as it is, is linked, not copied, if it is in safetensors; other weights are converted. A spec with
+    `prune` needs the calibration that its layers are measured on.
 
+    Returns: what was measured to choose the layers; None where nothing was.
     Raises: ModelError, if it cannot be had; MissingExtra, for `builtin:smollm2-135m` without its package.
     """
     target = directory / "model"
@@ -58,7 +65,7 @@ def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
         if any(source.glob("*.safetensors")):
             with atomic_path(target) as draft:
                 link_model(source, draft)
-            return
+            return None
     if spec.config is not None:
         model, tokenizer = _random_model(spec, seed=seed)
     elif origin_of(spec) == SMOLLM2:
@@ -68,16 +75,37 @@ def materialise(spec: ModelSpec, directory: Path, *, seed: int) -> None:
             model, tokenizer = load_model(source, dtype=spec.dtype), load_tokenizer(source)
     if spec.config is None and spec.tokenizer is not None:
         tokenizer = _tokenizer_of(spec.tokenizer)
-    if spec.keep_layers is not None:
-        keep_layers(model, spec.keep_layers)
+    pruning = _pruned(model, tokenizer, spec, calibration)
     card = f"Made by eyas from `{spec.model_dump_json(by_alias=True, exclude_none=True)}`."
     save_model(model.to(getattr(torch, spec.dtype)), tokenizer, target, card=card)
+    return pruning
+
+
+def _pruned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, calibration: Calibration | None
+) -> Pruning | None:
+    """Depth-prune in place as the spec says.
+
+    Raises: ModelError, if the model has fewer layers, or they cannot be measured or cut.
+    """
+    if spec.keep_layers is None:
+        return None
+    layers = len(decoder_layers(model, keep=spec.keep_layers))
+    if spec.prune is None:
+        keep_only(model, evenly_spaced(layers, count=spec.keep_layers))
+        return None
+    if calibration is None:
+        raise ModelError(f"`prune` by {spec.prune.by} needs calibration examples, which only a recipe has. Use one.")
+    chosen = prune(spec.prune, model, tokenizer, calibration, keep=spec.keep_layers)
+    keep_only(model, chosen.kept)
+    return chosen
 
 
 def describe(spec: ModelSpec, directory: Path) -> None:
     """Make `directory/model` as `materialise` does, but without weights: config, generation config, tokenizer.
 
-    That is all that preflight and estimates read; nothing else is downloaded, and no weight is computed.
+    That is all that preflight and estimates read; nothing else is downloaded, and no weight is computed. Evenly spaced
+    layers stand in for those that `prune` would choose.
 
     Raises: as `materialise`, except for what only the weights show.
     """
@@ -87,8 +115,7 @@ def describe(spec: ModelSpec, directory: Path) -> None:
             link_model(snapshot(spec, weights=False).resolve(), draft)
         return
     model, tokenizer = _outline(spec)
-    if spec.keep_layers is not None:
-        keep_layers(model, spec.keep_layers)
+    _pruned(model, tokenizer, spec.model_copy(update={"prune": None}), None)
     with atomic_path(target) as draft:
         draft.mkdir(parents=True)
         model.config.save_pretrained(draft)
@@ -105,10 +132,10 @@ def _outline(spec: ModelSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     """The model on the meta device, not pruned yet, and its tokenizer."""
     if spec.config is not None:
         config, tokenizer = _random_config(spec)
-        return _on_meta(config), tokenizer
+        return on_meta(config), tokenizer
     if origin_of(spec) == SMOLLM2:
         config, tokenizer = describe_smollm2()
-        model = _on_meta(config)
+        model = on_meta(config)
     else:
         with _without_code(snapshot(spec, weights=False).resolve()) as source:
             model, tokenizer = load_outline(source), load_tokenizer(source)
@@ -149,48 +176,17 @@ def _random_config(spec: ModelSpec) -> tuple[PreTrainedConfig, PreTrainedTokeniz
         raise ModelError(f"`config` is none that transformers takes ({str(error)[:200]}). Correct it.") from error
 
 
-def keep_layers(model: PreTrainedModel, count: int) -> None:
-    """Depth-prune in place to `count` decoder layers, evenly spaced, first and last kept.
-
-    Raises: ModelError, if the model has fewer layers or keeps them elsewhere than in `model.layers`.
-    """
-    layers = getattr(model.get_decoder(), "layers", None)
-    if layers is None or count > len(layers):
-        found = "none" if layers is None else len(layers)
-        raise ModelError(f"keep_layers {count}: this model has {found} decoder layers to keep.")
-    last = len(layers) - 1
-    kept = sorted({round(i * last / max(1, count - 1)) for i in range(count)})
-    model.get_decoder().layers = torch.nn.ModuleList(layers[index] for index in kept)
-    for position, layer in enumerate(model.get_decoder().layers):
-        if hasattr(layer, "self_attn"):
-            layer.self_attn.layer_idx = position
-    by_layer = {  # layer_types, SmolLM3's no_rope_layers, …
-        name: value
-        for name, value in model.config.to_dict().items()
-        if "layer" in name and isinstance(value, list) and len(value) == last + 1
-    }
-    model.config.num_hidden_layers = len(kept)
-    for name, value in by_layer.items():
-        setattr(model.config, name, [value[index] for index in kept])
-
-
 def load_outline(path: Path) -> PreTrainedModel:
     """The model of a directory on the meta device: its configs and the shapes of its weights, which need not be there.
 
     Raises: ModelError, if the config is of no causal language model, or needs code of its own.
     """
     try:
-        model = _on_meta(AutoConfig.from_pretrained(str(path), trust_remote_code=False))
+        model = on_meta(AutoConfig.from_pretrained(str(path), trust_remote_code=False))
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelError(f"{path}: no config of a causal language model ({str(error).splitlines()[0]}).") from error
     if (path / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(path)
-    return model
-
-
-def _on_meta(config: PreTrainedConfig) -> PreTrainedModel:
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
 
 
