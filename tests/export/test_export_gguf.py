@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from eyas.builtin import DIRECTORY
 from eyas.errors import ExportError
+from eyas.export import gguf as export
 from eyas.export.converter import Converter, converter_directory
 from eyas.export.gguf import LIMITS, Quantisation, export_gguf, pre_tokenizer
 from eyas.export.reference import Reference, parity_with, reference_of
@@ -26,7 +27,8 @@ from eyas.records import Example
 from eyas.runtimes.llamacpp import LlamaCpp
 from eyas.storage.gguf import read_gguf_head
 from eyas.storage.models import load_model, materialise
-from eyas.storage.tokenization import encode_prompt, load_tokenizer
+from eyas.storage.smollm2 import describe_smollm2
+from eyas.storage.tokenization import encode_prompt, encode_text, load_tokenizer
 
 NANO = DIRECTORY / "nano-student"
 SIZES = {
@@ -200,6 +202,32 @@ def test_an_own_byte_level_tokenizer_is_recognised_by_its_rules(gguf_converter: 
     model = tokenizer_at(tmp_path, byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False)))
     made = export_gguf(model, out=tmp_path / "m.gguf", converter=gguf_converter, texts=["in the world, 345"])
     assert (pre_tokenizer(NANO), made.facts["pre_tokenizer"]) == ("smollm", "gpt-2")
+
+
+def test_rules_that_were_read_count_more_than_a_hash_of_ids(gguf_converter: Converter, tmp_path: Path) -> None:
+    """Transformers reads SmolLM2's tokenizer out of a GGUF without its Digits step, and the converter calls it smollm.
+
+    ` ½` is then one word that starts with the merge `Ġ Â`, 3351; with the step it is a space and `½`, 216 16738.
+    """
+    _, tokenizer = describe_smollm2()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    spec = ModelSpec.model_validate({"config": SIZES | CONFIGS["llama"], "tokenizer": str(tmp_path / "tokenizer")})
+    materialise(spec, tmp_path, seed=1)
+    made = export_gguf(tmp_path / "model", out=tmp_path / "m.gguf", converter=gguf_converter)
+    assert (made.facts["pre_tokenizer"], made.facts["texts_tokenized_otherwise"]) == ("gpt-2", [])
+    with LlamaCpp(made.files[0], context_length=1, threads=1) as runtime:
+        assert runtime.tokenize("in ½") == encode_text(tokenizer, "in ½") == [254, 3351, 138]
+
+
+def test_rare_texts_of_which_the_file_makes_other_ids_are_told(
+    gguf_converter: Converter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "RARE", ("Ⅷ", "LOWER"))
+    lower = byte_level(
+        pre_tokenizers.ByteLevel(add_prefix_space=False), normalizer=normalizers.Replace("LOWER", "lower")
+    )  # fmt: skip
+    made = export_gguf(tokenizer_at(tmp_path, lower), out=tmp_path / "m.gguf", converter=gguf_converter)
+    assert made.facts["texts_tokenized_otherwise"] == ["LOWER"]
 
 
 def test_ids_that_differ_are_found(gguf_converter: Converter, tmp_path: Path) -> None:

@@ -43,8 +43,18 @@ TEXTS = (
     "Größe, naïve, Привет, 你好,世界。こんにちは 안녕하세요 שלום",
     "🦅 🌈 ©™",
     "a" * 20 + " " * 9 + "<|>[]{}()\\/~`^_",
+    "in ½ x² a½ ² 3¾ №5",
 )
-"""What the two tokenizers are compared on, beside each special token and the rendered chat."""
+"""What the two tokenizers must agree on, beside each special token and the rendered chat."""
+RARE = (
+    "① ⑫ Ⅷ ٣٤ १२ 〇",
+    "e\u0301 n\u0303o \u0e01\u0e33 \u0939\u093f\u0928\u094d\u0926\u0940",
+    "a\u00a0b\u2003c\u3000d\u200be\u2028f",
+    "İI ſ ǅ ﬁ Ⓐ ª º",
+    "👩\u200d👩\u200d👧 🇩🇪 ❤\ufe0f ✊🏽",
+    "\x00\x01\x7f\ufeff",
+)
+"""Letters, digits and spaces that few texts hold: where the two differ on these, the export says so and goes on."""
 CHAT = [{"role": "user", "content": "What is 12 + 30?"}, {"role": "assistant", "content": "42"}]
 SPLIT_QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -91,7 +101,7 @@ def export_gguf(
         converter.convert(request)
         if made != draft:
             quantise(made, draft, to=quantisation)
-        head, compared = _checked(draft, tokenizer=tokenizer, stops=stops, texts=texts)
+        head, compared, otherwise = _checked(draft, tokenizer=tokenizer, stops=stops, texts=texts)
     return Exported(
         files=(out,),
         format="gguf",
@@ -105,6 +115,7 @@ def export_gguf(
             "stop_ids": list(stops),
             "pre_tokenizer": head.metadata.get("tokenizer.ggml.pre"),
             "texts_tokenized_alike": compared,
+            "texts_tokenized_otherwise": list(otherwise),
             "converter": f"{CONVERTER} {CONVERTER_VERSION}",
         },
     )
@@ -173,8 +184,8 @@ def _file_type(quantisation: str) -> dict[str, int]:
 
 def _checked(
     path: Path, *, tokenizer: PreTrainedTokenizerBase, stops: tuple[int, ...], texts: Sequence[str]
-) -> tuple[GGUFHead, int]:
-    """The file's head, and how many texts both tokenizers made the same ids of.
+) -> tuple[GGUFHead, int, tuple[str, ...]]:
+    """The file's head, how many texts both tokenizers made the same ids of, and the rare ones of which they did not.
 
     Raises: ExportError, at the first one that differs, or a stop id at which llama.cpp would not stop.
     """
@@ -196,4 +207,5 @@ def _checked(
         missing = [stop for stop in stops if not runtime.ends(stop)]
         if missing:
             raise ExportError(f"llama.cpp would not stop at {missing} of the stop ids {stops}: keep at most three.")
-        return runtime.head, len(probes)
+        otherwise = tuple(text for text in RARE if runtime.tokenize(text) != encode_text(tokenizer, text))
+        return runtime.head, len(probes) + len(RARE) - len(otherwise), otherwise
