@@ -77,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("train", type=Path)
     parser.add_argument("test", type=Path)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--examples", type=int, default=16, help="calibration examples")
     parser.add_argument("--greedy-examples", type=int, default=8, help="of them for perplexity_greedy")
     parser.add_argument("--test-examples", type=int, default=60)
@@ -108,11 +109,14 @@ def main() -> None:
         removed = sorted(set(range(len(layers))) - set(evenly_spaced(len(layers), count=keep)))
         base[keep] = measure(removed)
         row(keep, "evenly spaced", base[keep], f"| {removed}")
-    for by in METHODS:
+    for by in options.methods:
         part = sequences[: options.greedy_examples] if by == "perplexity_greedy" else sequences
         started = time.perf_counter()
         deepest = choose_layers(model, part, by=by, keep=min(KEEP))
-        print(f"{by}: {time.perf_counter() - started:.0f} s; measured {[round(item, 4) for item in deepest.measured]}")
+        print(
+            f"{by}: {time.perf_counter() - started:.0f} s; measured {[round(item, 4) for item in deepest.measured]}",
+            flush=True,
+        )
         for keep in KEEP:
             count = len(layers) - keep
             if by == "angular_distance":
