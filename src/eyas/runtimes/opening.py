@@ -8,23 +8,28 @@ from eyas.errors import ModelError
 from eyas.runtimes.llamacpp import LlamaCpp
 from eyas.runtimes.manifest import MANIFEST
 from eyas.runtimes.onnx import load_onnx
+from eyas.runtimes.ort_genai import GENAI_CONFIG, load_ort_genai
 from eyas.runtimes.runtime import Runtime
 from eyas.storage.processor import core_count
 
 
 def open_runtime(path: Path, *, threads: int | None = None, context_length: int | None = None) -> Runtime:
-    """A GGUF file in llama.cpp, a directory of static graphs in onnxruntime; all cores unless `threads`.
+    """A GGUF file in llama.cpp, static graphs in onnxruntime, the builder's directory in onnxruntime-genai.
 
-    `context_length` reserves less than the model's own, where the format lets it: static graphs keep theirs.
+    All cores unless `threads`. `context_length` reserves less than the model's own, where the format lets it: static
+    graphs keep theirs.
 
-    Raises: ModelError, if it is neither, or damaged; DataError, for a context longer than the model's; MissingExtra.
+    Raises: ModelError, if it is none of these; it or CorruptArtifact, if damaged; DataError, for a context longer
+    than the model's; MissingExtra.
     """
     if path.is_file():
         return LlamaCpp(path, threads=threads, context_length=context_length)
     if (path / MANIFEST).is_file():
         return load_onnx(path, threads=threads or core_count())
-    found = "a directory without it" if path.is_dir() else "nothing"
+    if (path / GENAI_CONFIG).is_file():
+        return load_ort_genai(path, threads=threads or core_count(), context_length=context_length)
+    found = "a directory without them" if path.is_dir() else "nothing"
     raise ModelError(
-        f"{path}: expected a GGUF file, or a directory with the {MANIFEST} of an ONNX export; found {found}. "
-        "Make one with `eyas export`."
+        f"{path}: expected a GGUF file, or a directory with the {MANIFEST} of an ONNX export or the {GENAI_CONFIG} "
+        f"of one for onnxruntime-genai; found {found}. Make one with `eyas export`."
     )
