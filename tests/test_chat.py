@@ -56,6 +56,17 @@ def test_an_exported_file_answers_in_both_modes_as_its_runtime_does(exported: Pa
     assert not any("<|im_end|>" in line or "think>" in line for line in lines)
 
 
+def test_weights_answer_as_the_file_made_of_them(nano_gguf: Path) -> None:
+    typed = "12+30-5\n/new\n/fast\n12+30-5\n/quit\n"
+    said = [
+        CliRunner().invoke(app, ["chat", str(path)], input=typed, catch_exceptions=False).stdout
+        for path in (DIRECTORY / "nano-student", nano_gguf)
+    ]
+    answers = [[line for line in text.splitlines()[1:] if not SPEED.fullmatch(line)] for text in said]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) > 3
+
+
 def test_text_is_written_before_the_next_token_is_made(exported: Path) -> None:
     written = StringIO()
     seen: list[str] = []
@@ -87,7 +98,7 @@ def test_what_is_no_exported_file_or_has_no_such_option_is_one_error(nano_gguf: 
     with pytest.raises(DataError, match="a context of 999 tokens, the model was trained for 256"):
         asked(str(nano_gguf), "--context", "999")
     (tmp_path / "resolved.json").write_text("{}")
-    with pytest.raises(RecipeError, match=r"is a run, whose recipe says how it computes. Drop --threads"):
+    with pytest.raises(RecipeError, match=r"is computed by torch, on all cores. Drop --threads"):
         asked(str(tmp_path), "--threads", "1")
 
 

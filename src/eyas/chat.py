@@ -1,4 +1,4 @@
-"""Talk to a run's model, or to an exported file, on the terminal; `/fast` and `/think` switch mode."""
+"""Talk to a run's model, to weights or to an exported file, on the terminal; `/fast` and `/think` switch mode."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 
 from eyas.errors import DataError, ModelError
-from eyas.records import Mode
+from eyas.recipe import THINKING_FORMATS, ExecutionSpec, SamplingSpec, ThinkingSpec, parse_recipe
+from eyas.records import Example, Mode
 from eyas.runtimes.dialogue import Dialogue, open_dialogue, texts
 from eyas.runtimes.opening import open_runtime
 from eyas.runtimes.runtime import Runtime, Timings
 from eyas.runtimes.server import default_context
 from eyas.storage.gguf import read_gguf_head
-from eyas.thinking import begins_thinking, parse_completion, stream_parts
+from eyas.thinking import begins_thinking, format_of_template, parse_completion, stream_parts
 
 HELP = "/fast answers at once, /think reasons first, /new forgets the conversation, /quit leaves."
 TURNS_KEPT = 8
@@ -31,20 +32,39 @@ def chat_with_run(run: Path, *, role: str, temperature: float, max_completion_to
     Raises: ArtifactError, if the run has no such model.
     """
     from eyas.pipeline import run_model
-    from eyas.recipe import parse_recipe
     from eyas.storage.artifacts import read_json
 
     made = run_model(run, role)
     recipe = parse_recipe(read_json(run / "resolved.json"), where=str(run / "resolved.json"))
+    _chat_in_torch(
+        made.path / "model", f"{recipe.name}, {role}.", dtype=str(made.facts["dtype"]), thinking=recipe.thinking,
+        execution=recipe.execution,
+        sampling=SamplingSpec(temperature=temperature, max_completion_tokens=max_completion_tokens),
+    )  # fmt: skip
+
+
+def chat_with_weights(path: Path, *, temperature: float, max_completion_tokens: int) -> None:
+    """As `chat_with_run`, with the model in a Hugging Face directory, in float32.
+
+    Raises: ModelError, if it cannot be loaded.
+    """
+    from eyas.storage.tokenization import load_tokenizer
+
+    template = str(load_tokenizer(path).chat_template or "")
+    _chat_in_torch(
+        path, f"{path.name}.", dtype="float32", thinking=THINKING_FORMATS[format_of_template(template)],
+        execution=ExecutionSpec(),
+        sampling=SamplingSpec(temperature=temperature, max_completion_tokens=max_completion_tokens),
+    )  # fmt: skip
+
+
+def _chat_in_torch(
+    path: Path, title: str, *, dtype: str, thinking: ThinkingSpec, execution: ExecutionSpec, sampling: SamplingSpec
+) -> None:
     from eyas.engines.respondent import load_respondent
-    from eyas.recipe import SamplingSpec
-    from eyas.records import Example
 
     console = Console(highlight=False)
-    respondent = load_respondent(
-        made.path / "model", dtype=str(made.facts["dtype"]), thinking=recipe.thinking, execution=recipe.execution
-    )
-    sampling = SamplingSpec(temperature=temperature, max_completion_tokens=max_completion_tokens)
+    respondent = load_respondent(path, dtype=dtype, thinking=thinking, execution=execution)
 
     def answer(turns: Turns, mode: Mode) -> str:
         text = turns[-1][1]
@@ -52,13 +72,13 @@ def chat_with_run(run: Path, *, role: str, temperature: float, max_completion_to
             [(Example(key=text, prompt=tuple(turns)), mode, len(turns))],
             sampling=sampling, source="student", seed=("chat", text),
         )  # fmt: skip
-        parsed = parse_completion(reply.text, thinking=recipe.thinking)
+        parsed = parse_completion(reply.text, thinking=thinking)
         if parsed.thinking:
             console.print(parsed.thinking, style="dim", markup=False)
         console.print(parsed.answer or "(no answer)", markup=False)
         return parsed.answer
 
-    _talk(console, f"{recipe.name}, {role}.", answer)
+    _talk(console, title, answer)
 
 
 def chat_with_file(

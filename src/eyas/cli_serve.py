@@ -22,6 +22,8 @@ SERVE_EXAMPLES = (
 )
 RESOLVED = "resolved.json"
 """What makes a directory a run."""
+WEIGHTS = "config.json"
+"""What makes a directory one in Hugging Face layout."""
 
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Cores; all, if not given.", show_default=False)]
 Context = Annotated[
@@ -39,7 +41,9 @@ def chat(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="PATH", help="A finished run, a .gguf file or a directory of ONNX graphs.", show_default=False
+            metavar="PATH",
+            help="A finished run, a .gguf file, a directory of ONNX graphs or of weights.",
+            show_default=False,
         ),
     ],
     model: Annotated[
@@ -52,16 +56,20 @@ def chat(
     context: Context = None,
 ) -> None:
     """Talk to a run's student or to an exported file; /fast and /think switch the mode."""
-    from eyas.chat import chat_with_file, chat_with_run
+    from eyas.chat import chat_with_file, chat_with_run, chat_with_weights
     from eyas.errors import RecipeError
 
-    if (path / RESOLVED).is_file():
-        if threads is not None or context is not None:
-            raise RecipeError(f"{path} is a run, whose recipe says how it computes. Drop --threads and --context.")
+    is_run, is_weights = (path / RESOLVED).is_file(), (path / WEIGHTS).is_file()
+    if (is_run or is_weights) and (threads is not None or context is not None):
+        raise RecipeError(f"{path} is computed by torch, on all cores. Drop --threads and --context.")
+    if is_run:
         chat_with_run(path, role=model or "distilled", temperature=temperature, max_completion_tokens=max_tokens)
         return
     if model is not None:
         raise RecipeError(f"{path} is no run (no {RESOLVED}), so it has one model. Drop --model.")
+    if is_weights:
+        chat_with_weights(path, temperature=temperature, max_completion_tokens=max_tokens)
+        return
     chat_with_file(
         path, temperature=temperature, max_completion_tokens=max_tokens, threads=threads, context_length=context
     )
