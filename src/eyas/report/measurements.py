@@ -61,7 +61,7 @@ def saved(ratio: Figure) -> str:
 def figure_table(measured: Sequence[Measurement]) -> Table:
     """The figures of every file, a column each; medians of the rounds."""
     table = _table("Measured", "pp, tg: prefill and decode by the library's time alone, as llama-bench counts")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in names_of(measured):
         table.add_column(escape(name), justify="right", overflow="fold")
     for label, cell in ROWS:
@@ -88,7 +88,7 @@ def energy_text(energy: Figure | None) -> str:
 
 def _itl(one: Measurement) -> str:
     itl = one.itl_s
-    return " / ".join(milliseconds(value).removesuffix(" ms") for value in (itl.p50, itl.p90, itl.p99)) + " ms"
+    return "/".join(milliseconds(value).removesuffix(" ms") for value in (itl.p50, itl.p90, itl.p99)) + " ms"
 
 
 ROWS: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
@@ -98,11 +98,11 @@ ROWS: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
     ("threads", lambda one: str(one.threads)),
     ("TTFT", lambda one: milliseconds(one.ttft_s.value)),
     ("TPOT", lambda one: milliseconds(one.tpot_s.value)),
-    ("ITL p50 / p90 / p99", _itl),
+    ("ITL p50/p90/p99", _itl),
     ("E2E", lambda one: milliseconds(one.e2e_s.value)),
     ("pp, tokens/s", lambda one: f"{one.prefill_tok_per_s.value:,.0f}"),
     ("tg, tokens/s", lambda one: f"{one.decode_tok_per_s.value:,.1f}"),
-    ("outside the library", lambda one: f"{one.host_share.value:.1%}"),
+    ("outside library", lambda one: f"{one.host_share.value:.1%}"),
     ("load", lambda one: milliseconds(one.load_s.value)),
     ("peak RSS", lambda one: bytes_text(one.peak_rss_bytes.value)),
     ("  before loading", lambda one: bytes_text(one.start_rss_bytes.value)),
@@ -148,7 +148,7 @@ def _table(title: str, caption: str) -> Table:
         box=box.SIMPLE_HEAD,
         title=escape(title),
         title_justify="left",
-        caption=caption,
+        caption=escape(caption),
         caption_justify="left",
         pad_edge=False,
     )
