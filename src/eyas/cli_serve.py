@@ -22,8 +22,8 @@ SERVE_EXAMPLES = (
 )
 RESOLVED = "resolved.json"
 """What makes a directory a run."""
-WEIGHTS = "config.json"
-"""What makes a directory one in Hugging Face layout."""
+WEIGHTS, GENAI = "config.json", "genai_config.json"
+"""What makes a directory one in Hugging Face layout, and one for onnxruntime-genai, which may hold both."""
 
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Cores; all, if not given.", show_default=False)]
 Context = Annotated[
@@ -59,7 +59,7 @@ def chat(
     from eyas.chat import chat_with_file, chat_with_run, chat_with_weights
     from eyas.errors import RecipeError
 
-    is_run, is_weights = (path / RESOLVED).is_file(), (path / WEIGHTS).is_file()
+    is_run, is_weights = (path / RESOLVED).is_file(), (path / WEIGHTS).is_file() and not (path / GENAI).is_file()
     if (is_run or is_weights) and (threads is not None or context is not None):
         raise RecipeError(f"{path} is computed by torch, on all cores. Drop --threads and --context.")
     if is_run:

@@ -15,6 +15,7 @@ import pytest
 from eyas.builtin import DIRECTORY
 from eyas.errors import ModelError
 from eyas.export.onnx import export_onnx
+from eyas.export.ort_genai import export_ort_genai
 from eyas.recipe import THINKING_FORMATS
 from eyas.records import MODES, Example, Mode
 from eyas.runtimes.dialogue import GGUFDialogue, GraphsDialogue, open_dialogue, texts
@@ -35,6 +36,13 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def genai(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("genai") / "genai"
+    export_ort_genai(NANO, out=out, precision="fp32")
+    return out
+
+
 @pytest.fixture
 def gguf(nano_gguf: Path) -> Iterator[LlamaCpp]:
     with LlamaCpp(nano_gguf, threads=1, context_length=64) as runtime:
@@ -49,11 +57,11 @@ def theirs(mode: Mode, template: str | None = None) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", ["gguf", "graphs"])
+@pytest.mark.parametrize("kind", ["gguf", "graphs", "genai"])
 def test_ids_and_texts_are_those_of_the_models_own_tokenizer(
-    kind: str, mode: Mode, nano_gguf: Path, graphs: Path
+    kind: str, mode: Mode, nano_gguf: Path, graphs: Path, genai: Path
 ) -> None:
-    path = nano_gguf if kind == "gguf" else graphs
+    path = {"gguf": nano_gguf, "graphs": graphs, "genai": genai}[kind]
     with open_runtime(path, threads=1) as runtime:
         dialogue = open_dialogue(path, runtime)
         assert dialogue.encode_chat(TALK, mode) == theirs(mode)
@@ -95,14 +103,14 @@ def test_a_file_without_a_chat_template_says_so(gguf: LlamaCpp, graphs: Path, tm
         GGUFDialogue(Path("m.gguf"), gguf)
     (tmp_path / "tokenizer").mkdir()
     with pytest.raises(ModelError, match=r"tokenizer: no usable tokenizer .*No such file"):
-        GraphsDialogue(tmp_path)
+        GraphsDialogue(tmp_path / "tokenizer", stop_ids=())
     (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<s>"}}))
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match=r"no usable tokenizer.json \("):
-        GraphsDialogue(tmp_path)
+        GraphsDialogue(tmp_path / "tokenizer", stop_ids=())
     (tmp_path / "tokenizer" / "tokenizer.json").write_text((graphs / "tokenizer" / "tokenizer.json").read_text())
     with pytest.raises(ModelError, match="tokenizer: no chat template"):
-        GraphsDialogue(tmp_path)
+        GraphsDialogue(tmp_path / "tokenizer", stop_ids=())
 
 
 def test_talking_to_a_file_loads_neither_torch_nor_transformers(nano_gguf: Path) -> None:

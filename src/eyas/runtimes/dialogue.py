@@ -14,7 +14,8 @@ from eyas.errors import ModelError
 from eyas.recipe import THINKING_FORMATS, ThinkingSpec
 from eyas.records import Example, Mode
 from eyas.runtimes.llamacpp import LlamaCpp
-from eyas.runtimes.manifest import read_manifest
+from eyas.runtimes.manifest import read_described, read_manifest
+from eyas.runtimes.ort_genai import GENAI_MANIFEST, GenaiManifest
 from eyas.runtimes.runtime import Runtime
 from eyas.storage.chat_template import render, rendered_prompt, template_of
 from eyas.thinking import format_of_template
@@ -49,9 +50,15 @@ class Dialogue(Protocol):
 def open_dialogue(path: Path, runtime: Runtime) -> Dialogue:
     """Of the file that `runtime` runs.
 
-    Raises: ModelError, if it has no tokenizer or no chat template.
+    Raises: ModelError, if it has no tokenizer or no chat template; ArtifactError, for a damaged manifest.
     """
-    return GGUFDialogue(path, runtime) if isinstance(runtime, LlamaCpp) else GraphsDialogue(path)
+    if isinstance(runtime, LlamaCpp):
+        return GGUFDialogue(path, runtime)
+    if (path / GENAI_MANIFEST).is_file():
+        return GraphsDialogue(
+            path, stop_ids=read_described(path / GENAI_MANIFEST, GenaiManifest, verify=False).stop_ids
+        )
+    return GraphsDialogue(path / TOKENIZER, stop_ids=read_manifest(path, verify=False).stop_ids)
 
 
 @dataclass(frozen=True)
@@ -105,11 +112,10 @@ _KEYS = {"unk": "tokenizer.ggml.unknown_token_id", "sep": "tokenizer.ggml.sepera
 
 
 class GraphsDialogue:
-    """The tokenizer directory beside a manifest."""
+    """The tokenizer's files in an exported directory, as Hugging Face writes them."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises: ModelError, without tokenizer.json or chat template; ArtifactError, without manifest."""
-        directory = path / TOKENIZER
+    def __init__(self, directory: Path, *, stop_ids: Iterable[int]) -> None:
+        """Raises: ModelError, without tokenizer.json or chat template."""
         try:
             self._tokenizer = Tokenizer.from_str((directory / "tokenizer.json").read_text(encoding="utf-8"))
             config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -125,9 +131,9 @@ class GraphsDialogue:
             raise ModelError(f"{directory}: no chat template. Export a model whose tokenizer has one.")
         named = {f"{name}_token": _content(config.get(f"{name}_token")) for name in SPECIAL}
         given = {name: token for name, token in named.items() if token is not None}
-        self._template = _Template(text, given, path, THINKING_FORMATS[format_of_template(text)])
+        self._template = _Template(text, given, directory, THINKING_FORMATS[format_of_template(text)])
         self.thinking = self._template.thinking
-        self.stop_ids = frozenset(read_manifest(path, verify=False).stop_ids)
+        self.stop_ids = frozenset(stop_ids)
 
     def encode_chat(self, messages: Messages, mode: Mode) -> list[int]:
         """As `Dialogue`."""
