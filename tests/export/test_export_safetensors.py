@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from eyas import builtin
 from eyas.errors import ExportError
 from eyas.export.card import CardResult, ModelCard, card_text, licence_of
 from eyas.export.safetensors import WeightType, export_safetensors
-from eyas.storage.models import load_model, save_model
+from eyas.recipe import ModelSpec
+from eyas.storage.models import load_model, materialise, save_model
 from eyas.storage.tokenization import end_of_turn, load_tokenizer
 
 NANO = builtin.DIRECTORY / "nano-student"
@@ -51,6 +54,23 @@ def test_the_exported_model_computes_the_same_bits(dtype: WeightType, tmp_path: 
     assert made.files[0].name == "config.json"
     assert made.bytes == sum(path.stat().st_size for path in made.files)
     assert made.facts["parameters"] == sum(value.numel() for value in after.parameters())
+
+
+def test_openpangu_is_exported_as_the_llama_with_biases_that_it_is(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "attention_bias": True,
+    }  # fmt: skip
+    materialise(ModelSpec(config=config, tokenizer="builtin:tokenizer"), tmp_path, seed=0)
+    pangu = Path(shutil.copytree(tmp_path / "model", tmp_path / "pangu"))
+    own = {"model_type": "PanguEmbedded", "bias": True, "architectures": ["PanguEmbeddedForCausalLM"]}
+    own |= {"attention_bias": None, "auto_map": {"AutoConfig": "configuration.PanguEmbeddedConfig"}}
+    (pangu / "config.json").write_text(json.dumps(json.loads((pangu / "config.json").read_text()) | own))
+    export_safetensors(pangu, out=tmp_path / "made", card=CARD)
+    made = AutoModelForCausalLM.from_pretrained(tmp_path / "made")
+    assert made.model.layers[0].self_attn.o_proj.bias is not None
+    with torch.inference_mode():
+        assert torch.equal(made(IDS).logits, load_model(tmp_path / "model")(IDS).logits)
 
 
 def test_tokenizer_template_and_stops_come_along(tmp_path: Path) -> None:

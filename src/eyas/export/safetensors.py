@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from eyas.export.card import ModelCard, card_text
 from eyas.export.exported import Exported
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.models import load_model, parameter_count, save_model
+from eyas.storage.origins import link_model
 from eyas.storage.tokenization import load_tokenizer
 
 WeightType = Literal["float32", "bfloat16", "float16"]
@@ -27,10 +29,12 @@ def export_safetensors(model_dir: Path, *, out: Path, card: ModelCard, dtype: We
     Raises: ExportError, if a weight does not fit into `dtype`, or what was written reads back otherwise; ModelError, if
     the model cannot be read.
     """
-    model = load_model(model_dir, dtype=dtype)
-    _require_finite(model, model_dir, dtype=dtype)
-    with atomic_path(out) as draft:
-        save_model(model, load_tokenizer(model_dir), draft, card="")
+    with tempfile.TemporaryDirectory() as scratch, atomic_path(out) as draft:
+        source = Path(scratch) / model_dir.resolve().name
+        link_model(model_dir.resolve(), source)
+        model = load_model(source, dtype=dtype)
+        _require_finite(model, model_dir, dtype=dtype)
+        save_model(model, load_tokenizer(source), draft, card="")
         (draft / "README.md").write_text(card_text(card, model_dir, dtype=dtype), encoding="utf-8")
         _require_equal(model, draft, dtype=dtype)
     files = sorted(
