@@ -14,9 +14,11 @@ from safetensors import safe_open
 from static_models import ARCHITECTURES, COMMON, hf_greedy, hf_logits, make_model
 
 from eyas import builtin
-from eyas.errors import ModelError
-from eyas.export.onnx import export_onnx
+from eyas.errors import ExportError, ModelError
+from eyas.export.onnx import LIMITS, export_onnx
 from eyas.export.onnx_check import ALLOWED, require_static_graph
+from eyas.export.reference import parity_with, reference_of
+from eyas.parity import require_parity
 from eyas.recipe import ArithmeticSource, ModelSpec, ThinkingSpec
 from eyas.runtimes.manifest import DType, read_manifest
 from eyas.runtimes.onnx import load_onnx
@@ -54,8 +56,12 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "nano-student"])
-def test_graphs_say_what_transformers_says(
-    tmp_path: Path, made: Callable[[str], Path], name: str, dtype: DType
+def test_graphs_say_what_transformers_says_and_pass_their_gate(
+    tmp_path: Path,
+    made: Callable[[str], Path],
+    name: str,
+    dtype: DType,
+    record_property: Callable[[str, object], None],
 ) -> None:
     model_dir, out = made(name), tmp_path / "onnx"
     export_onnx(model_dir, out=out, dtype=dtype, context_length=128, prefill_lengths=(16,))
@@ -67,6 +73,9 @@ def test_graphs_say_what_transformers_says(
         runtime.session.reset()
         decoded = np.array([runtime.session.decode(token).copy() for token in ids], np.float32)
         own = list(runtime.generate(IDS[:20], max_tokens=64, stop_ids=()))
+        parity = parity_with(runtime, [reference_of(load_model(model_dir), IDS[:20])])
+    record_property("parity", str(parity))
+    require_parity(parity, limits=LIMITS[dtype])
     bound = MAX_ERROR[dtype] * np.ptp(expected)
     assert np.ptp(expected) > 5
     assert abs(prefilled - expected).max() < bound
@@ -77,6 +86,16 @@ def test_graphs_say_what_transformers_says(
     sure = best - runner_up > 2 * bound  # elsewhere rounding may choose another token
     assert sure.mean() > 0.5
     assert (decoded.argmax(-1) == expected.argmax(-1))[sure].all()
+
+
+def test_graphs_of_a_slightly_different_model_fail_their_gate(nano: Path) -> None:
+    model = load_model(NANO)
+    with torch.no_grad():
+        model.get_parameter("model.layers.1.post_attention_layernorm.weight").mul_(1.1)
+    with load_onnx(nano, threads=1) as runtime:
+        parity = parity_with(runtime, [reference_of(model, IDS[:20])])
+    with pytest.raises(ExportError, match="another model than the one it was made from"):
+        require_parity(parity, limits=LIMITS["float16"])
 
 
 def test_real_problems_have_equal_answers_in_float16(nano: Path) -> None:

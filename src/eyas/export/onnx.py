@@ -17,6 +17,7 @@ from eyas.export.decoder import StaticDecoder, require_static, window_of
 from eyas.export.exported import Exported
 from eyas.export.onnx_check import OPSET, require_static_graph
 from eyas.export.onnx_weights import SharedWeights
+from eyas.parity import Limits
 from eyas.runtimes.manifest import (
     MANIFEST,
     DType,
@@ -38,6 +39,13 @@ CONTEXT = 1024
 PREFILL_LENGTHS = (64, 256)
 WEIGHTS = "weights.bin"
 TOKENIZER = "tokenizer"
+LIMITS: dict[DType, Limits] = {
+    "float32": Limits(error_nats=0.005, kl_nats=1e-6, gap_nats=0.001),
+    "float16": Limits(error_nats=1.0, kl_nats=5e-4, gap_nats=0.05),
+}
+"""Set after seeing docs/export-onnx.md's figures. float32 differs by the order of sums alone: its limits are 60 (error)
+and 30 times (KL) the largest. float16 has 11 bits, and its limits are 4 to 8 times the largest; a tenth more on one
+norm of the built-in student is found."""
 MASKED = -30000.0
 """Hides a key: float16 holds it with room for a score, and exp of it is 0 in float32 and float16."""
 NOTES = (

@@ -1,0 +1,131 @@
+"""W8A8 weights for vllm-ascend and MindIE, by Huawei's msmodelslim on this CPU. Not run on hardware.
+
+Source: msmodelslim 26.1.0, `quant` with its ascendv1 saver; vllm-ascend's documentation on quantisation.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from eyas.errors import ExportError
+from eyas.export.exported import Exported
+from eyas.export.isolated import isolated_directory, run_program
+from eyas.export.w8a8_schema import DESCRIPTION, QUANTISED, read_w8a8
+from eyas.parity import Limits
+from eyas.storage.artifacts import atomic_path
+from eyas.storage.models import parameter_count
+from eyas.storage.origins import link_model, read_config
+
+QUANTISER = "msmodelslim"
+QUANTISER_VERSION = "26.1.0"
+REQUIREMENTS = (
+    f"{QUANTISER}=={QUANTISER_VERSION}",
+    "bracex==3.2.3", "certifi", "charset-normalizer", "easydict==1.13", "einops==0.8.2", "idna", "pygtrie==2.6.2",
+    "requests", "scipy", "urllib3", "wcmatch==12.0.1",
+)  # fmt: skip
+"""All that the quantiser needs and this environment may lack; torch, transformers and numpy are shared."""
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+LIMITS = Limits(error_nats=5.0, kl_nats=0.03, gap_nats=0.4)
+"""Of the oracle. Set after seeing docs/export-w8a8.md's figures, 3 to 6 times above the largest there: int8 activations
+cost a little more than GGUF's Q8_0, whose weights have a scale for every 32."""
+CONFIG = """apiversion: modelslim_v1
+spec:
+  process:
+    - type: linear_quant
+      qconfig:
+        act: {scope: per_token, dtype: int8, symmetric: true, method: minmax}
+        weight: {scope: per_channel, dtype: int8, symmetric: true, method: minmax}
+      include: ["*"]
+  runner: model_wise
+  save:
+    - type: ascendv1_saver
+      part_file_size: 4
+"""
+"""W8A8_DYNAMIC: scales of activations are found as they come, so nothing has to be calibrated. Given as a file, since
+msmodelslim asks a question on the terminal without one. It leaves the head in floating point by itself."""
+
+
+def export_w8a8(model_dir: Path, *, out: Path, cache: Path | None = None) -> Exported:
+    """Write `out`: int8 weights with a scale per row, quant_model_description.json, config, tokenizer and a README.md.
+
+    Embeddings, norms and head stay as they are, in the checkpoint's type. Activations become int8 in the device's
+    kernels, token by token. msmodelslim (180 MB) is installed into a directory of its own on first use, below `cache`
+    as `isolated_directory` says. Not a check of the logits: that is parity, by `eyas.export.w8a8_oracle`.
+
+    Raises: ExportError, for another architecture, or if msmodelslim cannot be installed, or fails; ModelError, if the
+    directory cannot be read; CorruptArtifact, if what it wrote is not what it describes.
+    """
+    with tempfile.TemporaryDirectory() as scratch, atomic_path(out) as draft:
+        source = Path(scratch) / model_dir.resolve().name
+        link_model(model_dir.resolve(), source)
+        kind = read_config(source).get("model_type")
+        if kind not in ARCHITECTURES:
+            raise ExportError(
+                f"{model_dir}: {kind!r} has no W8A8 export; there is one for {', '.join(ARCHITECTURES)} and "
+                "openPangu-Embedded. Export it to GGUF or ONNX."
+            )
+        _quantise(source, draft, config=Path(scratch) / "w8a8.yaml", cache=cache, name=str(model_dir))
+        written = read_w8a8(draft)
+        (draft / "README.md").write_text(device_readme(model_dir.name))
+    parameters = parameter_count(model_dir)
+    first = out / DESCRIPTION
+    files = (first, *sorted(path for path in out.iterdir() if path != first))
+    weights = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
+    return Exported(
+        files=files,
+        format="w8a8",
+        quantisation=QUANTISED,
+        bytes=sum(path.stat().st_size for path in files),
+        facts={
+            "parameters": parameters,
+            "bits_per_weight": round(8 * weights / parameters, 3),
+            "quantised_layers": len(written.linears),
+            "quantiser": f"{QUANTISER} {QUANTISER_VERSION}",
+            "run_on_hardware": False,
+        },
+    )
+
+
+def _quantise(source: Path, out: Path, *, config: Path, cache: Path | None, name: str) -> None:
+    packages = isolated_directory(
+        f"{QUANTISER}-{QUANTISER_VERSION}", requirements=REQUIREMENTS, cache=cache, what="the W8A8 quantiser"
+    )
+    config.write_text(CONFIG)
+    arguments = ["--device", "cpu", "--model_type", "default", "--trust_remote_code", "False"]
+    paths = ["--model_path", str(source), "--save_path", str(out), "--config_path", str(config)]
+    done = run_program(
+        [sys.executable, "-P", "-m", "msmodelslim.cli", "quant", *arguments, *paths],
+        environment={"PYTHONPATH": str(packages), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    if done.returncode or not (out / DESCRIPTION).is_file():
+        raise ExportError(
+            f"{name}: {QUANTISER} {QUANTISER_VERSION} cannot quantise it: {_complaint(done.stdout + done.stderr)}."
+        )
+
+
+def _complaint(output: str) -> str:
+    """Its last error, which it logs and then goes on talking."""
+    lines = [line.strip() for line in output.splitlines() if "Error" in line or "ERROR" in line]
+    return lines[-1][:300].rstrip(".") if lines else "it gave no reason"
+
+
+def device_readme(name: str) -> str:
+    """README.md of the directory."""
+    return f"""# {name}, W8A8 for Ascend
+
+**Not run on hardware.** Weights of all linear layers are int8 with a scale per row, activations become int8 token by
+token in the device's kernels; embeddings, norms and head are in floating point. Made by {QUANTISER}
+{QUANTISER_VERSION}; `{DESCRIPTION}` says what each tensor is. What was checked is arithmetic on a CPU.
+
+On Atlas 300I Duo (310P) or Atlas A2 (910B), with vllm-ascend (needs CANN and torch-npu):
+
+```
+vllm serve . --quantization ascend --dtype float16 --max-model-len 4096
+```
+
+Always give `--max-model-len`: on 310P the default runs out of memory. 310P has no bfloat16. vllm-ascend does not
+support 310B (Atlas 200I A2): export the ONNX graphs for that. Of the architectures, it lists Qwen3-Dense for 310P;
+others may or may not load there.
+"""
