@@ -22,7 +22,7 @@ EXAMPLES = (
 
 Files = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE…", help="GGUF files, directories of an ONNX export.", show_default=False),
+    typer.Argument(metavar="FILE…", help="GGUF files, directories of ONNX or ORT-GenAI exports.", show_default=False),
 ]
 Prompt = Annotated[
     int, typer.Option("--prompt-tokens", min=1, help="Length of the prompt; cut where a context is too small.")

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from static_models import make_model
 
 from eyas.builtin import DIRECTORY
 from eyas.errors import BenchError, DataError, ModelError, RecipeError
 from eyas.export.converter import Converter
 from eyas.export.gguf import export_gguf
 from eyas.export.onnx import export_onnx
+from eyas.export.ort_genai import export_ort_genai
 from eyas.recipe import ModelSpec
 from eyas.runtimes import bench, bench_process
 from eyas.runtimes.bench import BenchSettings, bench_files, bench_rounds, prompt_of, thread_counts
@@ -177,3 +179,15 @@ def test_facts_of_graphs_are_those_of_their_manifest(nano_onnx: Path) -> None:
     assert facts.bytes == sum(file.stat().st_size for file in nano_onnx.rglob("*") if file.is_file())
     assert facts.read_bytes == (nano_onnx / "weights.bin").stat().st_size
     assert facts.kv_slots == facts.context_length == 32
+
+
+def test_a_directory_of_onnxruntime_genai_is_measured_too(nano_gguf: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_genai")
+    out = tmp_path / "genai"
+    export_ort_genai(make_model(tmp_path, "qwen3"), out=out, precision="fp32")
+    genai, _ = bench_files([out, nano_gguf], settings=replace(SHORT, rounds=1))
+    assert (genai.runtime, genai.file.format, genai.file.quantisation) == ("onnxruntime-genai", "ORT-GenAI", "fp32")
+    assert genai.file.bytes == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    assert genai.file.kv_bytes_per_token == 2 * 3 * 2 * 16 * 4  # 3 layers of 2 heads of 16 numbers, in float32
+    assert 100_000 < genai.file.read_bytes < genai.file.bytes
+    assert genai.tpot_s.value > 0

@@ -94,7 +94,7 @@ def _itl(one: Measurement) -> str:
 ROWS: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
     ("format", lambda one: f"{one.file.format} {one.file.quantisation}"),
     ("size", lambda one: bytes_text(one.file.bytes)),
-    ("bits per weight", lambda one: f"{one.file.bits_per_weight:.2f}"),
+    ("bits per weight", lambda one: "not told" if (bits := one.file.bits_per_weight) is None else f"{bits:.2f}"),
     ("threads", lambda one: str(one.threads)),
     ("TTFT", lambda one: milliseconds(one.ttft_s.value)),
     ("TPOT", lambda one: milliseconds(one.tpot_s.value)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from eyas.errors import CorruptArtifact, ModelError
-from eyas.runtimes.manifest import MANIFEST, StaticManifest, read_manifest
+from eyas.runtimes.manifest import MANIFEST, StaticManifest, read_described, read_manifest
+from eyas.runtimes.ort_genai import GENAI_CONFIG, GENAI_MANIFEST, GenaiManifest
 from eyas.storage.gguf import TOKENS, GGUFHead, read_gguf_head
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
@@ -15,6 +17,8 @@ KV_BYTES = 2
 """llama.cpp's KV cache is F16 by default."""
 WEIGHTS = "weights.bin"
 """All tensors of a directory of graphs."""
+GENAI_KV_BYTES = 4
+"""The builder's graphs for the CPU keep keys and values in float32, int4 weights or not."""
 BITS = {"float32": 32, "float16": 16}
 
 
@@ -24,18 +28,18 @@ class FileFacts:
 
     path: Path
     format: str
-    """GGUF or ONNX."""
+    """GGUF, ONNX or ORT-GenAI."""
     quantisation: str
     """As the file names itself: Q4_K_M, F16, float32, …"""
     bytes: int
     """All that has to be on the device, tokenizer included."""
     parameters: int | None
     """Stored numbers; tied weights count once. None where the file does not tell."""
-    bits_per_weight: float
-    """Scales included, metadata not."""
+    bits_per_weight: float | None
+    """Scales included, metadata not. None where the file does not tell its parameters."""
     read_bytes: int
     """Weights that every token needs: without embeddings of which one row is looked up. In static graphs, whose
-    tensors are not told apart here, all weights."""
+    tensors are not told apart here, and ORT-GenAI's: all weights."""
     kv_bytes_per_token: float
     """Keys and values of one token, all layers. Sliding windows are not subtracted."""
     kv_slots: int | None
@@ -59,8 +63,10 @@ def file_facts(path: Path) -> FileFacts:
         return _of_gguf(path, read_gguf_head(path))
     if (path / MANIFEST).is_file():
         return _of_graphs(path, read_manifest(path, verify=False))
-    found = f"a directory without {MANIFEST}" if path.is_dir() else "nothing there"
-    raise ModelError(f"{path}: expected a GGUF file or a directory of ONNX graphs; found {found}. Export one.")
+    if (path / GENAI_MANIFEST).is_file():
+        return _of_genai(path, read_described(path / GENAI_MANIFEST, GenaiManifest, verify=False))
+    found = "a directory of something else" if path.is_dir() else "nothing there"
+    raise ModelError(f"{path}: expected a GGUF file or the directory of an ONNX export; found {found}. Export one.")
 
 
 def _of_gguf(path: Path, head: GGUFHead) -> FileFacts:
@@ -125,6 +131,24 @@ def _of_graphs(path: Path, manifest: StaticManifest) -> FileFacts:
         read_bytes=weights.bytes,
         kv_bytes_per_token=manifest.cache_bytes / manifest.context_length,
         kv_slots=manifest.context_length,
+        context_length=manifest.context_length,
+        vocabulary=manifest.vocabulary,
+    )
+
+
+def _of_genai(path: Path, manifest: GenaiManifest) -> FileFacts:
+    decoder = json.loads((path / GENAI_CONFIG).read_text(encoding="utf-8"))["model"]["decoder"]
+    numbers = 2 * decoder["num_hidden_layers"] * decoder["num_key_value_heads"] * decoder["head_size"]
+    return FileFacts(
+        path=path,
+        format="ORT-GenAI",
+        quantisation=manifest.precision,
+        bytes=sum(spec.bytes for spec in manifest.files.values()) + (path / GENAI_MANIFEST).stat().st_size,
+        parameters=None,
+        bits_per_weight=None,
+        read_bytes=sum(spec.bytes for name, spec in manifest.files.items() if name.endswith(".onnx.data")),
+        kv_bytes_per_token=numbers * GENAI_KV_BYTES,
+        kv_slots=None,
         context_length=manifest.context_length,
         vocabulary=manifest.vocabulary,
     )
