@@ -80,6 +80,19 @@ def test_builtin_student_passes_its_gate_on_real_prompts(
     assert parity.kl_nats > 1e-6  # eight bits: it is no copy
 
 
+def test_doubled_scales_of_one_layer_fail_the_gate(nano: Path, tmp_path: Path) -> None:
+    broken = _copy(nano, tmp_path)
+    (file,) = broken.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.down_proj.weight_scale"] *= 2
+    save_file(tensors, file)
+    reference = reference_of(load_model(NANO), list(range(40, 70)))
+    with load_w8a8_oracle(broken) as runtime:
+        parity = parity_with(runtime, [reference])
+    with pytest.raises(ExportError, match="another model than the one it was made from"):
+        require_parity(parity, limits=LIMITS)
+
+
 @pytest.mark.parametrize("name", ["qwen3", "openpangu"])
 def test_an_architecture_passes_its_gate(
     name: str, tmp_path: Path, record_property: Callable[[str, object], None]
