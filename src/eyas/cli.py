@@ -9,9 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eyas.cli_bench import register as register_bench
-from eyas.cli_evaluate import register
-from eyas.cli_serve import register as register_chat_and_serve
+from eyas import cli_bench, cli_edge, cli_evaluate, cli_serve
 
 app = typer.Typer(
     name="eyas",
@@ -107,7 +105,7 @@ def init(
     write_recipe(to, student=student, teacher=teacher, data=told, thinking=thinking)
 
 
-register_chat_and_serve(app)
+cli_serve.register(app)
 
 SINGLE_STAGES = "Single stages of a recipe, and what they need"
 
@@ -151,8 +149,9 @@ def _run(
     run_and_show(loaded, recipe_text=text, workspace=out, stage=stage, name=name)
 
 
-register(app, run_stage=_run)
-register_bench(app)
+cli_evaluate.register(app, run_stage=_run)
+cli_edge.register(app, run_stage=_run)
+cli_bench.register(app)
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 
 from eyas.losses import CHUNK_ELEMENTS
 from eyas.recipe import (
+    BenchStage,
     DistillStage,
     EvaluateStage,
     ExecutionSpec,
+    ExportStage,
+    Format,
     PrepareStage,
     RolloutStage,
     ScoreStage,
@@ -52,6 +55,25 @@ BYTES_PER_SCORED_TOKEN = 2.5
 """What a scored token has beside its entries: its own log-prob and the tail's."""
 DRAWN_ENTRIES = 12
 """Different ids among the 50 draws of a random-sampling target (arXiv 2503.16870)."""
+EXPORT_S = 15.0
+"""Starting the converter, writing a file and comparing it with the model on eight prompts, beside its 64 greedy tokens
+each: 8 to 20 s for the embedded pair."""
+SINGLE_EFFICIENCY = 0.05
+"""Share of the measured matrix-multiply speed with one sequence: bound by memory, not by arithmetic."""
+SINGLE_OVERHEAD_S = 1e-4
+"""A token of a tiny model in a runtime."""
+BENCH_START_S = 2.0
+"""A process of its own for every file and round, with its warm-up."""
+BITS: Mapping[Format, float] = {
+    "gguf-f16": 16,
+    "gguf-q8_0": 8.5,
+    "gguf-q4_0": 5,
+    "gguf-q4_k_m": 5,
+    "onnx-fp32": 32,
+    "onnx-fp16": 16,
+    "ascend": 16,
+}
+"""Per weight of a file; with four bits the embedding is finer."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +134,8 @@ class Estimator:
         self._lengths, self._machine, self._execution = lengths, machine, execution
         self._examples: dict[str, PrepareStage] = {}
         self._made: dict[str, Estimate] = {}
+        self._token_s: dict[str, float] = {}
+        """Of exported files, by stage."""
 
     def estimate(self, stage: Stage, *, matched: tuple[str, ...] = ()) -> Estimate:
         """Cost of the next stage; `matched` are the stages whose tokens or seconds it must equal."""
@@ -135,6 +159,10 @@ class Estimator:
             made = self._score(stage)
         elif isinstance(stage, EvaluateStage):
             made = self._evaluation(stage)
+        elif isinstance(stage, ExportStage) and stage.model is not None and stage.data is not None:
+            made = self._export(stage, self._sizes[stage.model], self._examples[stage.data])
+        elif isinstance(stage, BenchStage):
+            made = self._bench(stage)
         self._made[stage.name] = made
         return made
 
@@ -199,6 +227,28 @@ class Estimator:
         prompts = data.test + (data.off_task_count if data.off_task else 0)
         (model,) = stage.models.values()
         return self._generation(self._sizes[model], dict.fromkeys(stage.modes, prompts * stage.samples_per_prompt))
+
+    def _export(self, stage: ExportStage, size: ModelSize, data: PrepareStage) -> Estimate:
+        """One file: written, compared, and asked the held-out examples one after the other."""
+        examples = data.test if stage.examples is None else min(stage.examples, data.test)
+        completions = examples * sum(self._lengths.completion.values())
+        self._token_s[stage.name] = self._single_token_s(size)
+        return Estimate(
+            sequences=examples * len(self._lengths.prompt),
+            tokens=round(examples * sum(map(self._lengths.sequence, self._lengths.prompt))),
+            seconds=EXPORT_S + completions * self._token_s[stage.name],
+            disk_bytes=round(size.parameters * BITS[stage.formats[0]] / 8),
+            memory_bytes=3 * size.parameters * FLOAT_BYTES,  # the model, the file, the converter's copy
+        )
+
+    def _bench(self, stage: BenchStage) -> Estimate:
+        tokens = stage.rounds * (stage.prompt_tokens + stage.completion_tokens)
+        decoded = stage.rounds * stage.completion_tokens
+        seconds = sum(decoded * self._token_s[name] + stage.rounds * BENCH_START_S for name in stage.files)
+        return Estimate(sequences=stage.rounds * len(stage.files), tokens=tokens * len(stage.files), seconds=seconds)
+
+    def _single_token_s(self, size: ModelSize) -> float:
+        return SINGLE_OVERHEAD_S + 2 * size.parameters / (self._machine.flop_per_s * SINGLE_EFFICIENCY)
 
     def _generation(self, size: ModelSize, prompts: Mapping[Mode, int]) -> Estimate:
         batch = self._execution.generation_batch_size

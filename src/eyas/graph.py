@@ -76,7 +76,17 @@ class Node:
 
 def _deciding_config(stage: Stage) -> dict[str, Any]:
     config = stage.model_dump(by_alias=True, mode="json")
-    for field in ("name", "model", "data", "sequences", "scores", "divergence_scores"):
+    for field in (
+        "name",
+        "model",
+        "data",
+        "sequences",
+        "scores",
+        "divergence_scores",
+        "evaluation",
+        "exports",
+        "files",
+    ):
         config.pop(field, None)
     if stage.type == "evaluate":
         config["models"] = sorted(config["models"])

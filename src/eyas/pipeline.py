@@ -79,6 +79,7 @@ def run_recipe(
                 run / "index.json", before | {name: os.path.relpath(made.path, run) for name, made in done.items()}
             )
         _link_models(run, needed, done)
+        _link_exports(run, needed, done)
         _publish_report(run, needed, done)
         return done
 
@@ -202,6 +203,23 @@ def _link_models(run: Path, nodes: Sequence[Node], done: Mapping[str, Artifact])
                 link.parent.mkdir(exist_ok=True)
                 with atomic_path(link) as draft:
                     draft.symlink_to(os.path.relpath(done[name].path / "model", link.parent), target_is_directory=True)
+
+
+def _link_exports(run: Path, nodes: Sequence[Node], done: Mapping[str, Artifact]) -> None:
+    """`exports/FILE` links to every file for a device; those of formats that the recipe has no more go."""
+    links = {
+        Path(done[node.name].facts["file"]).name: done[node.name].path / done[node.name].facts["file"]
+        for node in nodes
+        if node.type == "export" and node.name in done
+    }
+    folder = run / "exports"
+    for stale in folder.glob("*") if folder.is_dir() else ():
+        if stale.is_symlink() and stale.name not in links:
+            stale.unlink()
+    for name, target in links.items():
+        folder.mkdir(exist_ok=True)
+        with atomic_path(folder / name) as draft:
+            draft.symlink_to(os.path.relpath(target, folder), target_is_directory=target.is_dir())
 
 
 def _publish_report(run: Path, nodes: Sequence[Node], done: Mapping[str, Artifact]) -> None:

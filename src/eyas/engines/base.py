@@ -32,11 +32,19 @@ class Sampled:
     finish_reason: FinishReason
 
 
-class Engine(Protocol):
-    """See the module."""
+class Generator(Protocol):
+    """What completes prompts: an engine, or a single exported file."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and completion may have together."""
 
     def generate(self, requests: Sequence[Request], *, sampling: SamplingSpec, stop: tuple[int, ...]) -> list[Sampled]:
         """Completions in the order of the requests; one that reaches the length limit gets no stop id."""
+
+
+class Engine(Generator, Protocol):
+    """See the module."""
 
     def score(self, sequences: Sequence[tuple[Ids, Ids]], *, spec: ScoreSpec, seed: int = 0) -> list[TeacherScores]:
         """The model's distribution on the completion tokens of (prompt ids, completion ids), in order.

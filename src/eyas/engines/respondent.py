@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from eyas.engines.base import Request, Sampled
+from eyas.engines.base import Generator, Request, Sampled
 from eyas.engines.transformers import TransformersEngine
 from eyas.grading import can_grade, extract_answer
 from eyas.recipe import ExecutionSpec, SamplingSpec, ThinkingSpec
@@ -28,13 +28,14 @@ from eyas.thinking import begins_thinking, parse_completion
 
 Job = tuple[Example, Mode, int]
 """An example, a mode and the number of the sample."""
+Answering = TypeVar("Answering", bound=Generator)
 
 
 @dataclass(frozen=True)
-class Respondent:
+class Respondent(Generic[Answering]):
     """An engine with the tokenizer and thinking format that turn examples into tokens and back."""
 
-    engine: TransformersEngine
+    engine: Answering
     tokenizer: PreTrainedTokenizerBase
     stop: tuple[int, ...]
     thinking: ThinkingSpec
@@ -112,7 +113,9 @@ def _verdicts(answers: Sequence[str | None], jobs: Sequence[Job]) -> list[float 
     ]
 
 
-def load_respondent(path: Path, *, dtype: str, thinking: ThinkingSpec, execution: ExecutionSpec) -> Respondent:
+def load_respondent(
+    path: Path, *, dtype: str, thinking: ThinkingSpec, execution: ExecutionSpec
+) -> Respondent[TransformersEngine]:
     """The model in a Hugging Face directory, ready to answer.
 
     Raises: ModelError, if it cannot be loaded.

@@ -24,7 +24,7 @@ from eyas.storage.tokenization import encode_text, end_of_turn, load_tokenizer, 
 Quantisation = Literal["F16", "Q8_0", "Q4_0", "Q4_K_M"]
 LIMITS: dict[Quantisation, Limits] = {
     "F16": Limits(error_nats=0.15, kl_nats=3e-5, gap_nats=0.01),
-    "Q8_0": Limits(error_nats=3.0, kl_nats=0.01, gap_nats=0.2),
+    "Q8_0": Limits(error_nats=3.0, kl_nats=0.01, gap_nats=0.3),
     "Q4_0": Limits(error_nats=math.inf, kl_nats=0.5, gap_nats=math.inf),
     "Q4_K_M": Limits(error_nats=math.inf, kl_nats=0.5, gap_nats=math.inf),
 }

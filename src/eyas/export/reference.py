@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,14 +24,23 @@ class Reference:
 
     prompt_ids: tuple[int, ...]
     greedy_ids: tuple[int, ...]
-    """Its likeliest continuation; nothing stops it."""
+    """Its likeliest continuation, up to and with a stop id."""
     logprobs_TV: NDArray[np.float32]
     """Natural-log probabilities after every token of both but the last."""
 
 
 @torch.inference_mode()
-def reference_of(model: PreTrainedModel, prompt_ids: Sequence[int], *, tokens: int = GREEDY_TOKENS) -> Reference:
-    """Continue a prompt greedily by `tokens` tokens, or to the end of the model's context if that is less."""
+def reference_of(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[int],
+    *,
+    tokens: int = GREEDY_TOKENS,
+    stop_ids: Collection[int] = (),
+) -> Reference:
+    """Continue a prompt greedily by `tokens` tokens, to a stop id or to the end of the model's context.
+
+    What would come after a stop id is never shown, and a trained model never learnt it: formats differ there far more.
+    """
     room = getattr(model.config, "max_position_embeddings", len(prompt_ids) + tokens) - len(prompt_ids)
     ids, rows, cache = torch.tensor([list(prompt_ids)], device=model.device), [], DynamicCache(config=model.config)
     greedy: list[int] = []
@@ -40,6 +49,8 @@ def reference_of(model: PreTrainedModel, prompt_ids: Sequence[int], *, tokens: i
         logits_TV = model(input_ids=ids, use_cache=True, **{name: cache}).logits[0].float()
         rows.append(logits_TV.log_softmax(dim=-1).cpu().numpy())
         greedy.append(int(logits_TV[-1].argmax()))
+        if greedy[-1] in stop_ids:
+            break
         ids = torch.tensor([greedy[-1:]], device=model.device)
     return Reference(tuple(prompt_ids), tuple(greedy), np.concatenate(rows))
 

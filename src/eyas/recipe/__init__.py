@@ -3,6 +3,7 @@
 from eyas.recipe.ablation import AblationSpec, ClaimSpec, VariantSpec
 from eyas.recipe.calibration import calibration_source
 from eyas.recipe.curriculum import CurriculumSpec, WindowSpec
+from eyas.recipe.edge import NOT_RUN_HERE, BenchStage, ExportStage, Format
 from eyas.recipe.lineage import lineage, training_rounds
 from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe, read_recipe, recipe_from
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
@@ -44,9 +45,11 @@ from eyas.recipe.training import DistillStage, SftStage
 
 __all__ = [
     "LEGAL",
+    "NOT_RUN_HERE",
     "THINKING_FORMATS",
     "AblationSpec",
     "ArithmeticSource",
+    "BenchStage",
     "ClaimSpec",
     "CurriculumSpec",
     "DataSource",
@@ -55,8 +58,10 @@ __all__ = [
     "Divergence",
     "EvaluateStage",
     "ExecutionSpec",
+    "ExportStage",
     "FieldMap",
     "FileSource",
+    "Format",
     "HubSource",
     "Kind",
     "Legal",

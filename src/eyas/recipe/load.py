@@ -13,7 +13,9 @@ from eyas.errors import RecipeError
 from eyas.recipe.ablation import AblationSpec
 from eyas.recipe.calibration import calibration_source
 from eyas.recipe.difficulty import check_pass_rates, with_difficulty
+from eyas.recipe.edge import BenchStage, ExportStage
 from eyas.recipe.explain import explain
+from eyas.recipe.exports import expand_bench, expand_export
 from eyas.recipe.held_out import with_held_out
 from eyas.recipe.models import Model
 from eyas.recipe.override import limited, override, parse_yaml
@@ -22,7 +24,7 @@ from eyas.recipe.stage import Kind, RolloutSpec
 from eyas.recipe.stages import EvaluateStage, RolloutStage, ScoreStage, Stage, SynthesizeStage
 from eyas.recipe.training import DistillStage, SftStage
 
-DERIVED = ("held_out_elsewhere", "divergence_scores")
+DERIVED = ("held_out_elsewhere", "divergence_scores", "files")
 """Fields of stages that `expand` sets, whatever they were."""
 
 
@@ -94,7 +96,10 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
     except ValidationError as error:
         raise RecipeError("\n".join([f"{where}:", *explain(error, Recipe)])) from None
     _check_derived(recipe, where=where)
-    stages = expand(recipe)
+    try:
+        stages = expand(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
     check_references(stages, has_teacher=recipe.teacher is not None, where=where)
     check_losses(stages, where=where)
     check_pass_rates(stages, where=where)
@@ -107,7 +112,7 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 def _check_derived(recipe: Recipe, *, where: str) -> None:
     """Raises: RecipeError, if a stage is written with what `expand` works out and would overwrite."""
     for stage in recipe.stages:
-        for field in DERIVED:
+        for field in (*DERIVED, *(("model", "data") if isinstance(stage, ExportStage) else ())):
             if getattr(stage, field, None):
                 raise RecipeError(
                     f"{where}: stage {stage.name!r}: `{field}` is worked out from the other stages and cannot be set. "
@@ -125,6 +130,10 @@ def expand(recipe: Recipe) -> tuple[Stage, ...]:
             stages += _expand_synthesize(stage, prefix=_descent(recipe, stage.model))
         elif isinstance(stage, EvaluateStage):
             stages += _expand_evaluate(stage, has_teacher=recipe.teacher is not None)
+        elif isinstance(stage, ExportStage):
+            stages += expand_export(stage, recipe.stages)
+        elif isinstance(stage, BenchStage):
+            stages.append(expand_bench(stage, recipe.stages))
         else:
             stages.append(stage)
     return tuple(with_difficulty(with_held_out(stages)))

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from eyas.recipe.specs import SamplingSpec, Spec
 from eyas.records import MODES, Mode
 
-Kind = Literal["examples", "model", "sequences", "scores", "evaluation", "report"]
+Kind = Literal["examples", "model", "sequences", "scores", "evaluation", "export", "bench", "report"]
 
 
 class StageSpec(Spec):

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from eyas.recipe.edge import BenchStage, ExportStage
 from eyas.recipe.score import ScoreSpec
 from eyas.recipe.sources import DataSource, HeldOut, PlainSource
 from eyas.recipe.specs import SamplingSpec
@@ -190,6 +191,15 @@ class ReportStage(StageSpec):
 
 
 Stage = Annotated[
-    PrepareStage | SftStage | RolloutStage | SynthesizeStage | ScoreStage | DistillStage | EvaluateStage | ReportStage,
+    PrepareStage
+    | SftStage
+    | RolloutStage
+    | SynthesizeStage
+    | ScoreStage
+    | DistillStage
+    | EvaluateStage
+    | ExportStage
+    | BenchStage
+    | ReportStage,
     Field(discriminator="type"),
 ]

@@ -148,7 +148,7 @@ class Evidence:
     def tokens(self, name: str) -> int:
         """Prompt and completion tokens that a stage trained on, made or scored; 0 where it handles none."""
         artifact = self.artifacts[name]
-        if artifact.stage == "evaluate":
+        if artifact.stage in ("evaluate", "export"):
             return sum(map(count_tokens, (artifact.path / "predictions", artifact.path / "off_task")))
         return int(artifact.facts.get("tokens", 0))
 

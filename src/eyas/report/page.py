@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from eyas.recipe import ReportStage
-from eyas.report import curriculum, process, tables, words
+from eyas.recipe import NOT_RUN_HERE, ReportStage
+from eyas.report import curriculum, deployment, process, tables, words
 from eyas.report.compare import Comparison
 from eyas.report.evidence import Evidence
 from eyas.report.plots import OTHER, PALETTE
@@ -23,6 +23,7 @@ def render_page(
 ) -> str:  # fmt: skip
     """`report.html` as text."""
     recipe = evidence.recipe
+    files = deployment.deployed(evidence)
     content: dict[str, Any] = {
         "title": stage.title or recipe.name,
         "recipe": recipe,
@@ -36,6 +37,12 @@ def render_page(
         "headline": tables.headline(evidence),
         "sample_sizes": tables.sample_sizes(evidence),
         "accuracy_charts": tables.accuracy_charts(evidence),
+        "deployed": files,
+        "bench": deployment.bench_facts(evidence),
+        "beside_teacher": deployment.against_teacher(evidence, files),
+        "beside_finest": deployment.against_finest(evidence, files),
+        "deployment_charts": deployment.scatters(evidence, files),
+        "not_run_here": NOT_RUN_HERE,
         "pairs": tables.pairs(comparisons),
         "scale": tables.widest(comparisons),
         "budgets": tables.budgets(evidence, comparisons),
@@ -74,7 +81,7 @@ def environment() -> Environment:
     )
     for function in (
         words.label, words.percent, words.points, words.count, words.decimal, words.size, words.duration, words.p_value,
-        colour, position,
+        words.less, words.less_span, words.mebibytes, words.milliseconds, colour, position,
     ):  # fmt: skip
         environment.filters[function.__name__] = function
     return environment

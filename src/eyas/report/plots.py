@@ -78,6 +78,20 @@ class Curve:
     colour: str
 
 
+@dataclass(frozen=True)
+class Point:
+    """One dot of a scatter plot, with the interval of its y."""
+
+    role: str
+    label: str
+    x: float
+    y: float
+    low: float
+    high: float
+    area: float
+    """In any unit, the same for all points."""
+
+
 def dots(rows: Sequence[Dot], *, name: str, title: str, xlabel: str, limits: tuple[float, float]) -> Markup:
     """Horizontal dots with 95 % intervals where known, the value written beside each."""
     with mpl.rc_context(_STYLE):
@@ -135,6 +149,41 @@ def curves(lines: Sequence[Curve], *, name: str, title: str, marks: Sequence[Cur
         axes.set_xlabel("step")
         ends = ", ".join(f"{line.label} {line.y[-1]:.3g}" for line in lines)
         return _svg(figure, name=name, label=f"{title}: at the end {ends}")
+
+
+def scatter(points: Sequence[Point], *, name: str, title: str, xlabel: str, ylabel: str) -> Markup:
+    """Dots with vertical 95 % intervals, x on a logarithmic scale from the least to the greatest, each dot named."""
+    largest = max(point.area for point in points)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.7, 3.4)
+        for point in sorted(points, key=lambda point: -point.area):
+            colour = PALETTE.get(point.role, OTHER)
+            axes.plot([point.x] * 2, [point.low, point.high], color=colour, linewidth=1.6, alpha=0.55)
+            axes.scatter([point.x], [point.y], s=25 + 400 * point.area / largest, color=colour, alpha=0.75, linewidth=0)
+        _name_points(axes, points)
+        axes.set_xscale("log")
+        least, most = min(point.x for point in points), max(point.x for point in points)
+        axes.set_xlim(least / 1.6, most * 2.6)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}" if most < 5 * least else "")
+        axes.set_title(title, pad=8)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        said = "; ".join(f"{point.label} {point.x:.3g}, {point.y:.3g}" for point in points)
+        return _svg(figure, name=name, label=f"{title}, {ylabel} against {xlabel}: {said}")
+
+
+def _name_points(axes: Axes, points: Sequence[Point]) -> None:
+    """Labels right of the dots, pushed down where dots are near one another."""
+    top, bottom = max(point.high for point in points), min(point.low for point in points)
+    span = top - bottom or 1.0
+    placed: list[float] = []
+    for point in sorted(points, key=lambda point: -point.y):
+        y = min([point.y, *(before - 0.065 * span for before in placed[-1:])])
+        placed.append(y)
+        place = {"textcoords": "data", "xytext": (point.x * 1.12, y), "va": "center", "fontsize": 8.5}
+        axes.annotate(point.label, (point.x, point.y), color=INK, **place)  # type: ignore[arg-type]
+    axes.set_ylim(min(bottom, *placed) - 0.05 * span, top + 0.05 * span)
 
 
 def histogram(parts: Sequence[Curve], *, name: str, title: str) -> Markup:

@@ -7,6 +7,7 @@ from typing import Any
 
 from eyas.recipe import ScoreStage
 from eyas.report.compare import Comparison
+from eyas.report.deployment import summary_rows
 from eyas.report.evidence import Evidence
 from eyas.report.verdict import Verdict
 
@@ -22,6 +23,7 @@ def summarise(evidence: Evidence, comparisons: Sequence[Comparison], verdict: Ve
             for name in evidence.stages
         },
         "cache": cache_statistics(evidence),
+        "deployment": summary_rows(evidence),
         "name": evidence.recipe.name,
         "seed": evidence.recipe.seed,
         "verdict": verdict.headline,

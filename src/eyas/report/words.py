@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eyas.latency import Figure
 from eyas.recipe import DistillStage, SftStage
 from eyas.report.evidence import Evidence
 
@@ -79,6 +80,28 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
+
+
+def mebibytes(count: float) -> str:
+    """0.61 MiB, 258 MiB: bytes of files and memory."""
+    value = count / 2**20
+    return f"{value:,.0f} MiB" if value >= 100 else f"{value:.3g} MiB"
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits that count: `0.0712 ms`, `12.3 ms`."""
+    value = 1000 * seconds
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def less(ratio: Figure) -> str:
+    """A ratio as what it saves: 0.38 -> `62 % less`."""
+    return f"{abs(1 - ratio.value):.0%}".replace("%", " % less" if ratio.value <= 1 else " % more")
+
+
+def less_span(ratio: Figure) -> str:
+    """Of the rounds the one that saves least, and the one that saves most: `60 to 63`; negative where it costs more."""
+    return f"{percent(1 - ratio.high, 0)} to {percent(1 - ratio.low, 0)}".replace("-", "−")
 
 
 def p_value(p: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from eyas import grading
 from eyas.accuracy import accuracy, by_mode, measured, too_long
 from eyas.engines.respondent import Job, Respondent, load_respondent
+from eyas.engines.transformers import TransformersEngine
 from eyas.recipe import EvaluateStage
 from eyas.records import Example, Mode, SequenceRecord
 from eyas.storage.asked import what_was_asked
@@ -56,7 +57,11 @@ def run(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
 
 
 def _answers(
-    stage: EvaluateStage, context: StageContext, respondent: Respondent, examples: Sequence[Example], name: str
+    stage: EvaluateStage,
+    context: StageContext,
+    respondent: Respondent[TransformersEngine],
+    examples: Sequence[Example],
+    name: str,
 ) -> tuple[list[SequenceRecord], float | None]:
     """The graded answers, and completion tokens a second of those made now; None if all were from an earlier attempt.
 
@@ -94,7 +99,9 @@ def _settings(stage: EvaluateStage, context: StageContext) -> dict[str, Any]:
     }
 
 
-def _nll(respondent: Respondent, examples: Sequence[Example], modes: Sequence[Mode]) -> float | None:
+def _nll(
+    respondent: Respondent[TransformersEngine], examples: Sequence[Example], modes: Sequence[Mode]
+) -> float | None:
     """Nats per completion token of the off-task references that fit into the context; None where there are none."""
     labels = [
         label_sequence(respondent.tokenizer, item, mode, thinking=respondent.thinking, stop_id=respondent.stop[0])
@@ -109,7 +116,9 @@ def _nll(respondent: Respondent, examples: Sequence[Example], modes: Sequence[Mo
     return total / count
 
 
-def _divergence(stage: EvaluateStage, context: StageContext, respondent: Respondent) -> dict[str, dict[str, float]]:
+def _divergence(
+    stage: EvaluateStage, context: StageContext, respondent: Respondent[TransformersEngine]
+) -> dict[str, dict[str, float]]:
     """KL(teacher || model) per completion token on the fixed sequences, by whose prefixes they are."""
     found: dict[str, dict[str, float]] = {}
     for prefix in stage.divergence_scores:

@@ -144,7 +144,7 @@ def seal(
     files = {
         str(path): sha256_of(directory / path)
         for path in paths
-        if not any(part.startswith(".") for part in path.parts) and not UNSEALED & set(path.parts)
+        if not any(part.startswith(".") for part in path.parts) and path.parts[0] not in UNSEALED
     }
     write_json(
         directory / MANIFEST,

@@ -1,0 +1,93 @@
+"""An export that has passed its parity gate: the file, and how near it is to its model on real prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eyas.errors import ExportError
+from eyas.export.exported import Exported
+from eyas.export.formats import Shapes, export_as, limits_of
+from eyas.export.reference import GREEDY_TOKENS, parity_with, reference_of
+from eyas.parity import Parity, require_parity
+from eyas.recipe import Format
+from eyas.runtimes.facts import file_facts
+from eyas.runtimes.opening import open_runtime
+from eyas.storage.models import load_model, parameter_count
+from eyas.storage.tokenization import load_tokenizer, stop_ids
+
+LEAST_TOKENS = 2
+"""A prompt must leave room for so many to be compared on."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """See the module."""
+
+    path: Path
+    """What a runtime opens: a file, or a directory."""
+    exported: Exported
+    parameters: int
+    parity: Parity
+    compared_by: str
+    """The runtime and its version."""
+
+    def facts(self) -> dict[str, Any]:
+        """JSON values; the path is left out."""
+        return {
+            "format": self.exported.format,
+            "quantisation": self.exported.quantisation,
+            "bytes": self.exported.bytes,
+            "parameters": self.parameters,
+            "bits_per_weight": round(file_facts(self.path).bits_per_weight, 3),
+            "parity": asdict(self.parity),
+            "compared_by": self.compared_by,
+            "details": dict(self.exported.facts),
+        }
+
+
+def export_checked(
+    format_: Format,
+    model_dir: Path,
+    *,
+    directory: Path,
+    name: str,
+    prompts: Sequence[Sequence[int]],
+    shapes: Shapes,
+) -> Checked:
+    """Write a model as `export_as` does; compare the file with the model in float32 on its greedy answers to prompts.
+
+    An answer ends at a stop id, or after 64 tokens.
+
+    Prompts that do not fit the file's context are left out. Both are in memory meanwhile, for each is asked about the
+    other's tokens.
+
+    Raises: ExportError with the numbers, if the file differs by more than its format's limits, or no prompt fits; as
+    `export_as` and `open_runtime`.
+    """
+    made = export_as(format_, model_dir, directory=directory, name=name, shapes=shapes)
+    path = made.files[0] if made.format == "gguf" else made.files[0].parent
+    model = load_model(model_dir, dtype="float32")
+    own = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
+    longest = max(len(ids) for ids in prompts)
+    with open_runtime(path, context_length=min(own, longest + GREEDY_TOKENS)) as runtime:
+        room = runtime.context_length - LEAST_TOKENS
+        fitting = [ids for ids in prompts if len(ids) <= room]
+        if not fitting:
+            raise ExportError(
+                f"{path}: no prompt leaves room for an answer in its context of {runtime.context_length} tokens, the "
+                f"shortest has {min(map(len, prompts))}. Export with a longer context."
+            )
+        stops = stop_ids(load_tokenizer(model_dir), model_dir)
+        references = [
+            reference_of(model, ids, tokens=min(GREEDY_TOKENS, runtime.context_length - len(ids)), stop_ids=stops)
+            for ids in fitting
+        ]
+        parity = parity_with(runtime, references)
+        compared_by = f"{runtime.name} {runtime.version}"
+    require_parity(parity, limits=limits_of(format_))
+    return Checked(
+        path=path, exported=made, parameters=parameter_count(model_dir), parity=parity, compared_by=compared_by
+    )

@@ -1,0 +1,65 @@
+"""`eyas export MODEL`: any causal language model as files for a device, each compared with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from eyas.export.checked import Checked, export_checked
+from eyas.export.formats import Shapes
+from eyas.measurement import slug, thinking_of, weights_of
+from eyas.recipe import FileSource, Format, ModelSpec
+from eyas.records import MODES, Example
+from eyas.storage.artifacts import read_json, write_json
+from eyas.storage.models import materialise
+from eyas.storage.tokenization import encode_prompt, load_tokenizer
+from eyas.tasks import load_examples
+
+QUESTIONS = (
+    "What is 12 + 30 - 5?",
+    "Name three rivers and say which sea each of them reaches.",
+    "Write a function in Python that tells whether a number is prime.",
+    "A train leaves at 9:40 and arrives at 13:05. How long does it travel?",
+)
+"""Compared on where no data are given; both modes of each."""
+EXPORTS = "exports.json"
+"""Of the output directory: every file in it with its figures."""
+
+
+def export_model(
+    origin: str, *, formats: Sequence[Format], out: Path, data: str | None, prompts: int, shapes: Shapes
+) -> Iterator[Checked]:
+    """Write one file per format to `out`, one after the other, and say what it is in `out`/exports.json.
+
+    The comparison is on the first `prompts` of a data file, or on QUESTIONS. It is no measurement of accuracy: that is
+    an export stage's.
+
+    Raises: ModelError, DataError; ExportError with the numbers, if a file differs from its model too much.
+    """
+    spec = ModelSpec(from_=weights_of(origin))
+    with TemporaryDirectory() as scratch:
+        materialise(spec, Path(scratch), seed=0)
+        model = Path(scratch) / "model"
+        compared_on = _prompts(spec, model, data, count=prompts, workspace=Path(scratch))
+        for format_ in formats:
+            made = export_checked(format_, model, directory=out, name=slug(origin), prompts=compared_on, shapes=shapes)
+            _note(out, made, origin)
+            yield made
+
+
+def _prompts(spec: ModelSpec, model: Path, data: str | None, *, count: int, workspace: Path) -> list[list[int]]:
+    if data is None:
+        examples = [Example(key=text, prompt=(("user", text),)) for text in QUESTIONS]
+    else:
+        source = FileSource(type="file", path=data, test_path=data)
+        examples = list(load_examples(source, split="test", count=count, seed=0))
+    thinking, thinks = thinking_of(spec, None, workspace)
+    tokenizer = load_tokenizer(model)
+    modes = MODES if thinks else MODES[:1]
+    return [encode_prompt(tokenizer, item, mode, thinking=thinking) for item in examples for mode in modes][:count]
+
+
+def _note(out: Path, made: Checked, origin: str) -> None:
+    known = read_json(out / EXPORTS) if (out / EXPORTS).is_file() else {}
+    write_json(out / EXPORTS, known | {made.path.name: {"model": origin, **made.facts()}})

@@ -1,0 +1,63 @@
+"""Which files an export stage makes and a bench stage measures, worked out from the recipe's other stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eyas.errors import RecipeError
+from eyas.recipe.edge import NOT_RUN_HERE, BenchStage, ExportStage
+from eyas.recipe.stages import EvaluateStage, Stage
+
+
+def expand_export(stage: ExportStage, stages: Sequence[Stage]) -> list[ExportStage]:
+    """One stage per role and format.
+
+    Raises: RecipeError, if the evaluation, or a role in it, is not in the recipe, or its answers are not greedy ones.
+    """
+    evaluations = {item.name: item for item in stages if isinstance(item, EvaluateStage)}
+    evaluation = evaluations.get(stage.evaluation)
+    if evaluation is None:
+        known = ", ".join(evaluations) or "none"
+        raise RecipeError(
+            f"stage {stage.name!r} exports the models of `evaluation: {stage.evaluation}`, which is no evaluate "
+            f"stage of this recipe; evaluate stages: {known}."
+        )
+    if evaluation.sampling.temperature != 0:
+        raise RecipeError(
+            f"stage {stage.name!r} compares files with the answers of {evaluation.name!r}, which are drawn at "
+            f"temperature {evaluation.sampling.temperature:g}. Give it `sampling.temperature: 0`, or add an evaluate "
+            "stage of its own name that has it."
+        )
+    for role in stage.models:
+        if role not in evaluation.models:
+            raise RecipeError(
+                f"stage {stage.name!r} exports {role!r}, expected a model that {evaluation.name!r} evaluates: "
+                f"{', '.join(evaluation.models)}."
+            )
+    return [
+        stage.model_copy(
+            update={
+                "name": f"{stage.name}.{role}.{format_}", "models": (role,), "formats": (format_,),
+                "evaluation": f"{evaluation.name}.{role}", "model": evaluation.models[role], "data": evaluation.data,
+            }
+        )
+        for role in stage.models
+        for format_ in stage.formats
+    ]  # fmt: skip
+
+
+def expand_bench(stage: BenchStage, stages: Sequence[Stage]) -> BenchStage:
+    """The stage with the files of its export stages.
+
+    Raises: RecipeError, if one of them is no export stage.
+    """
+    exports = {item.name: item for item in stages if isinstance(item, ExportStage)}
+    for name in stage.exports:
+        if name not in exports:
+            raise RecipeError(
+                f"stage {stage.name!r} measures the files of {name!r}, which is no export stage of this recipe; "
+                f"export stages: {', '.join(exports) or 'none'}."
+            )
+    files = tuple(f"{name}.{role}.{format_}" for name in stage.exports for role in exports[name].models
+                  for format_ in exports[name].formats if format_ not in NOT_RUN_HERE)  # fmt: skip
+    return stage.model_copy(update={"files": files})

@@ -1,0 +1,58 @@
+"""Export and bench stages in a recipe: what they unfold into, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eyas.errors import RecipeError
+from eyas.recipe import BenchStage, ExportStage, expand, parse_recipe
+
+
+def recipe(*stages: dict[str, Any], temperature: float = 0.0) -> dict[str, Any]:
+    prepare = {"type": "prepare", "source": {"type": "arithmetic"}, "labelled": 4, "validation": 2, "test": 8}
+    evaluate = {
+        "type": "evaluate", "models": {"distilled": "student", "teacher": "teacher"},
+        "sampling": {"temperature": temperature}, "divergence_prompts": 0,
+    }  # fmt: skip
+    return {
+        "name": "r", "student": "builtin:nano-student", "teacher": "builtin:nano-teacher",
+        "stages": [prepare, evaluate, *stages],
+    }  # fmt: skip
+
+
+def test_every_model_and_format_is_a_stage_of_its_own_and_bench_reads_them_all() -> None:
+    made = expand(parse_recipe(recipe({"type": "export", "formats": ["gguf-f16", "ascend"]}, {"type": "bench"})))
+    exports = [stage for stage in made if isinstance(stage, ExportStage)]
+    assert [stage.name for stage in exports] == [
+        "export.distilled.gguf-f16", "export.distilled.ascend", "export.teacher.gguf-f16", "export.teacher.ascend",
+    ]  # fmt: skip
+    assert exports[0].references() == {
+        "evaluation": ("evaluate.distilled", "evaluation"),
+        "model": ("student", "model"),
+        "data": ("prepare", "examples"),
+    }
+    (bench,) = (stage for stage in made if isinstance(stage, BenchStage))
+    assert bench.files == ("export.distilled.gguf-f16", "export.teacher.gguf-f16")  # ascend does not run here
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{"type": "export", "evaluation": "other"}], "no evaluate stage of this recipe; evaluate stages: evaluate"),
+        ([{"type": "export", "models": ["control"]}], "expected a model that 'evaluate' evaluates: distilled, teacher"),
+        ([{"type": "bench"}], "no export stage of this recipe; export stages: none"),
+        ([{"type": "export", "formats": ["gguf"]}], "formats"),
+        ([{"type": "export", "model": "student"}], "`model` is worked out from the other stages"),
+        ([{"type": "export"}, {"type": "bench", "files": ["x"]}], "`files` is worked out from the other stages"),
+    ],
+)
+def test_what_cannot_be_exported_or_measured_is_a_recipe_error(stages: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(recipe(*stages), where="r.yaml")
+
+
+def test_drawn_answers_are_nothing_to_compare_a_file_with() -> None:
+    with pytest.raises(RecipeError, match=r"r\.yaml: stage 'export'.*temperature 0\.7"):
+        parse_recipe(recipe({"type": "export"}, temperature=0.7), where="r.yaml")
