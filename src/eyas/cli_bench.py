@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eyas.cli_evaluate import RECIPES, RunStage
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,6 +19,7 @@ EXAMPLES = (
     "Examples:",
     "eyas bench student-Q8_0.gguf teacher-Q8_0.gguf --baseline teacher-Q8_0.gguf",
     "eyas bench model-F16.gguf model-Q8_0.gguf model-Q4_0.gguf     (quantisation: ratios to the first)",
+    "eyas bench recipe.yaml     (its bench stages, and what they need)",
     "eyas bench model.gguf onnx-directory --prompt-tokens 128 --completion-tokens 64 --json bench.json",
 )
 
@@ -45,7 +48,7 @@ Soc = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure and round here.")]
 
 
-def register(app: typer.Typer) -> None:
+def register(app: typer.Typer, *, run_stage: RunStage) -> None:
     """Add the command to `app`."""
 
     def bench(
@@ -63,6 +66,9 @@ def register(app: typer.Typer) -> None:
 
         Let nothing else run meanwhile. Ctrl-C shows the rounds that are complete.
         """
+        if len(files) == 1 and files[0].suffix in RECIPES:
+            run_stage(files[0], Path("runs"), None, None, stage="bench", name=None)
+            return
         from eyas.errors import RecipeError
         from eyas.runtimes.bench import BenchSettings
 

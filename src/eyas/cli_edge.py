@@ -57,14 +57,14 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
             run_stage(Path(target), out, None, None, stage="export", name=name)
             return
         from eyas.console import quieten
-        from eyas.export.formats import Shapes
+        from eyas.export.formats import Choices
         from eyas.exporting import export_model
         from eyas.report.deployment_console import export_line
 
         quieten()
         formats = known_formats(format_ or ["gguf-q8_0"])
-        shapes = Shapes(context_length=context_length)
-        for made in export_model(target, formats=formats, out=to, data=data, prompts=prompts, shapes=shapes):
+        choices = Choices(context_length=context_length)
+        for made in export_model(target, formats=formats, out=to, data=data, prompts=prompts, choices=choices):
             typer.echo(export_line(made))
 
     def deploy(

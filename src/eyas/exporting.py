@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from eyas.export.checked import Checked, export_checked
-from eyas.export.formats import Shapes
+from eyas.export.formats import Choices
 from eyas.measurement import slug, thinking_of, weights_of
 from eyas.recipe import FileSource, Format, ModelSpec
 from eyas.records import MODES, Example
@@ -28,7 +28,7 @@ EXPORTS = "exports.json"
 
 
 def export_model(
-    origin: str, *, formats: Sequence[Format], out: Path, data: str | None, prompts: int, shapes: Shapes
+    origin: str, *, formats: Sequence[Format], out: Path, data: str | None, prompts: int, choices: Choices
 ) -> Iterator[Checked]:
     """Write one file per format to `out`, one after the other, and say what it is in `out`/exports.json.
 
@@ -43,7 +43,9 @@ def export_model(
         model = Path(scratch) / "model"
         compared_on = _prompts(spec, model, data, count=prompts, workspace=Path(scratch))
         for format_ in formats:
-            made = export_checked(format_, model, directory=out, name=slug(origin), prompts=compared_on, shapes=shapes)
+            made = export_checked(
+                format_, model, directory=out, name=slug(origin), prompts=compared_on, choices=choices
+            )
             _note(out, made, origin)
             yield made
 

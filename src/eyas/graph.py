@@ -12,6 +12,7 @@ from typing import Any
 from eyas import grading
 from eyas.errors import CorruptArtifact, RecipeError
 from eyas.recipe import (
+    ExportStage,
     ModelSpec,
     PrepareStage,
     Recipe,
@@ -164,7 +165,7 @@ def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
             "thinking": recipe.thinking.model_dump(mode="json"),
             "grading": grading.VERSION,
         }
-        if isinstance(stage, ReportStage):
+        if isinstance(stage, ReportStage) or (isinstance(stage, ExportStage) and "safetensors" in stage.formats):
             content["recipe"] = recipe.model_dump(by_alias=True, mode="json", exclude={"execution", "ablation"})
         nodes[stage.name] = _node(stage.name, stage, content, inputs, rounds=rounds, workspace=workspace)
     return list(nodes.values())

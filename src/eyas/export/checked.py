@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from eyas.errors import ExportError
 from eyas.export.exported import Exported
-from eyas.export.formats import Shapes, export_as, limits_of
+from eyas.export.formats import Choices, export_as, limits_of, open_compared
 from eyas.export.reference import GREEDY_TOKENS, parity_with, reference_of
 from eyas.parity import Parity, require_parity
 from eyas.recipe import Format
 from eyas.runtimes.facts import file_facts
-from eyas.runtimes.opening import open_runtime
 from eyas.storage.models import load_model, parameter_count
 from eyas.storage.tokenization import load_tokenizer, stop_ids
 
@@ -30,7 +31,8 @@ class Checked:
     """What a runtime opens: a file, or a directory."""
     exported: Exported
     parameters: int
-    parity: Parity
+    parity: Parity | None
+    """None where all weights were read back bit-equal."""
     compared_by: str
     """The runtime and its version."""
 
@@ -41,11 +43,18 @@ class Checked:
             "quantisation": self.exported.quantisation,
             "bytes": self.exported.bytes,
             "parameters": self.parameters,
-            "bits_per_weight": round(file_facts(self.path).bits_per_weight, 3),
-            "parity": asdict(self.parity),
+            "bits_per_weight": round(self._bits_per_weight(), 3),
+            "parity": self.parity and asdict(self.parity),
             "compared_by": self.compared_by,
             "details": dict(self.exported.facts),
         }
+
+    def _bits_per_weight(self) -> float:
+        """Of the weights alone where the format tells."""
+        told = self.exported.facts.get("bits_per_weight")
+        if told is None and self.exported.format in ("onnx", "ascend"):
+            told = file_facts(self.path).bits_per_weight
+        return float(told or 8 * self.exported.bytes / self.parameters)
 
 
 def export_checked(
@@ -55,7 +64,7 @@ def export_checked(
     directory: Path,
     name: str,
     prompts: Sequence[Sequence[int]],
-    shapes: Shapes,
+    choices: Choices,
 ) -> Checked:
     """Write a model as `export_as` does; compare the file with the model in float32 on its greedy answers to prompts.
 
@@ -67,12 +76,15 @@ def export_checked(
     Raises: ExportError with the numbers, if the file differs by more than its format's limits, or no prompt fits; as
     `export_as` and `open_runtime`.
     """
-    made = export_as(format_, model_dir, directory=directory, name=name, shapes=shapes)
+    made = export_as(format_, model_dir, directory=directory, name=name, choices=choices)
     path = made.files[0] if made.format == "gguf" else made.files[0].parent
+    parameters = parameter_count(model_dir)
+    if format_ == "safetensors":
+        return Checked(path, made, parameters, parity=None, compared_by=f"transformers {transformers.__version__}")
     model = load_model(model_dir, dtype="float32")
     own = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
     longest = max(len(ids) for ids in prompts)
-    with open_runtime(path, context_length=min(own, longest + GREEDY_TOKENS)) as runtime:
+    with open_compared(format_, path, context_length=min(own, longest + GREEDY_TOKENS)) as runtime:
         room = runtime.context_length - LEAST_TOKENS
         fitting = [ids for ids in prompts if len(ids) <= room]
         if not fitting:
@@ -88,6 +100,4 @@ def export_checked(
         parity = parity_with(runtime, references)
         compared_by = f"{runtime.name} {runtime.version}"
     require_parity(parity, limits=limits_of(format_))
-    return Checked(
-        path=path, exported=made, parameters=parameter_count(model_dir), parity=parity, compared_by=compared_by
-    )
+    return Checked(path, made, parameters, parity=parity, compared_by=compared_by)

@@ -1,4 +1,4 @@
-"""Every format by its name: what writes it, and how near it must be to its model."""
+"""Every format by its name: what writes it, what it is compared by, and how near it must be to its model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from functools import cache
 from pathlib import Path
 
 from eyas.export.ascend import export_ascend
+from eyas.export.card import ModelCard
 from eyas.export.converter import Converter
 from eyas.export.exported import Exported
 from eyas.export.gguf import LIMITS as GGUF_LIMITS
 from eyas.export.gguf import Quantisation, export_gguf
 from eyas.export.onnx import LIMITS as ONNX_LIMITS
 from eyas.export.onnx import PREFILL_LENGTHS, export_onnx
+from eyas.export.ort_genai import LIMITS as ORT_GENAI_LIMITS
+from eyas.export.ort_genai import export_ort_genai
+from eyas.export.safetensors import export_safetensors
+from eyas.export.w8a8 import LIMITS as W8A8_LIMITS
+from eyas.export.w8a8 import export_w8a8
+from eyas.export.w8a8_oracle import load_w8a8_oracle
 from eyas.parity import Limits
 from eyas.recipe import Format
 from eyas.runtimes.manifest import DType
+from eyas.runtimes.opening import open_runtime
+from eyas.runtimes.runtime import Runtime
 
 GGUF: dict[Format, Quantisation] = {
     "gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_0": "Q4_0", "gguf-q4_k_m": "Q4_K_M",
@@ -25,16 +34,18 @@ ONNX: dict[Format, DType] = {"onnx-fp32": "float32", "onnx-fp16": "float16", "as
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """Of formats that have fixed ones; the others take any length."""
+class Choices:
+    """What only some formats ask for."""
 
     context_length: int | None = None
-    """Tokens of prompt and completion; None: the model's own, at most 1,024."""
+    """Of fixed shapes: tokens of prompt and completion; None: the model's own, at most 1,024."""
     prefill_lengths: tuple[int, ...] = PREFILL_LENGTHS
-    """Tokens that a graph takes at once."""
+    """Of fixed shapes: tokens that a graph takes at once."""
+    card: ModelCard | None = None
+    """Of safetensors; None: a card that says the model's name."""
 
 
-def export_as(format_: Format, model_dir: Path, *, directory: Path, name: str, shapes: Shapes) -> Exported:
+def export_as(format_: Format, model_dir: Path, *, directory: Path, name: str, choices: Choices) -> Exported:
     """Write a model in Hugging Face layout to `directory`, as a file or directory that begins with `name`.
 
     Raises: ExportError or ModelError, if the model cannot be written so; MissingExtra.
@@ -43,17 +54,16 @@ def export_as(format_: Format, model_dir: Path, *, directory: Path, name: str, s
         out = directory / f"{name}-{GGUF[format_]}.gguf"
         return export_gguf(model_dir, out=out, quantisation=GGUF[format_], converter=running_converter())
     out = directory / f"{name}-{format_}"
+    if format_ == "safetensors":
+        return export_safetensors(model_dir, out=out, card=choices.card or ModelCard(name=name))
+    if format_ == "w8a8":
+        return export_w8a8(model_dir, out=out)
+    if format_ == "ort-genai-int4":
+        return export_ort_genai(model_dir, out=out)
+    context, lengths = choices.context_length, choices.prefill_lengths
     if format_ == "ascend":
-        return export_ascend(
-            model_dir, out=out, context_length=shapes.context_length, prefill_lengths=shapes.prefill_lengths
-        )
-    return export_onnx(
-        model_dir,
-        out=out,
-        dtype=ONNX[format_],
-        context_length=shapes.context_length,
-        prefill_lengths=shapes.prefill_lengths,
-    )
+        return export_ascend(model_dir, out=out, context_length=context, prefill_lengths=lengths)
+    return export_onnx(model_dir, out=out, dtype=ONNX[format_], context_length=context, prefill_lengths=lengths)
 
 
 @cache
@@ -64,6 +74,18 @@ def running_converter() -> Converter:
     return converter
 
 
+def open_compared(format_: Format, path: Path, *, context_length: int) -> Runtime:
+    """What a file's log-probs are taken from: its runtime, or the oracle of a format that needs a device.
+
+    Raises: as `open_runtime` and `load_w8a8_oracle`.
+    """
+    return load_w8a8_oracle(path) if format_ == "w8a8" else open_runtime(path, context_length=context_length)
+
+
 def limits_of(format_: Format) -> Limits:
     """What a file of this format may differ from its model by."""
-    return GGUF_LIMITS[GGUF[format_]] if format_ in GGUF else ONNX_LIMITS[ONNX[format_]]
+    if format_ in GGUF:
+        return GGUF_LIMITS[GGUF[format_]]
+    if format_ in ONNX:
+        return ONNX_LIMITS[ONNX[format_]]
+    return W8A8_LIMITS if format_ == "w8a8" else ORT_GENAI_LIMITS["int4"]

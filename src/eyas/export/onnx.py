@@ -48,10 +48,6 @@ and 30 times (KL) the largest. float16 has 11 bits, and its limits are 4 to 8 ti
 norm of the built-in student is found."""
 MASKED = -30000.0
 """Hides a key: float16 holds it with room for a score, and exp of it is 0 in float32 and float16."""
-LIMITS: dict[DType, Limits] = {
-    "float32": Limits(error_nats=1e-3, kl_nats=1e-6, gap_nats=1e-3),
-    "float16": Limits(error_nats=0.3, kl_nats=3e-5, gap_nats=0.05),
-}
 NOTES = (
     "S: tokens of a graph; C: context_length; n: tokens taken in so far. Start with n = 0 and past_kv all 0.",
     "past_kv [2 * layers, 1, kv_heads, C, head_dim]: row 2i holds layer i's keys, row 2i + 1 its values, slot j "

@@ -8,11 +8,14 @@ from pydantic import Field, model_validator
 
 from eyas.recipe.stage import Kind, StageSpec
 
-Format = Literal["gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m", "onnx-fp32", "onnx-fp16", "ascend"]
+Format = Literal[
+    "gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m", "onnx-fp32", "onnx-fp16", "ort-genai-int4", "ascend", "w8a8",
+    "safetensors",
+]  # fmt: skip
 """What a file is for, and what its numbers are: docs/deployment.md."""
 
-NOT_RUN_HERE: tuple[Format, ...] = ("ascend",)
-"""Formats that no runtime on this machine runs: neither asked the held-out examples nor measured."""
+NOT_RUN_HERE: tuple[Format, ...] = ("ascend", "w8a8", "safetensors")
+"""Formats that no runtime runs on a CPU: neither asked the held-out examples nor measured."""
 
 
 class ExportStage(StageSpec):

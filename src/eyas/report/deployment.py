@@ -164,7 +164,7 @@ def _summary_row(file: Deployed, beside: Ratios | None) -> dict[str, Any]:
         "file": facts["file"],
         "accuracy": {mode: dict(found) for mode, found in facts["accuracy"].items()},
         "against_model": {mode: dict(found) for mode, found in facts["against_model"].items()},
-        "parity": dict(facts["parity"]),
+        "parity": facts["parity"],
         "bytes": facts["bytes"],
         "bits_per_weight": facts["bits_per_weight"],
         "threads": measured.get("threads"),

@@ -116,10 +116,12 @@ def recommendation_lines(found: Recommendation, budget: Budget) -> Iterator[str]
 
 def export_line(made: Checked) -> str:
     """What `eyas export` says of a file it has written."""
-    parity, size = made.parity, mebibytes(made.exported.bytes)
+    said = f"{made.path}: {mebibytes(made.exported.bytes)}, {made.facts()['bits_per_weight']:.1f} bits a weight. "
+    parity = made.parity
+    if parity is None:
+        return f"{said}Read back by {made.compared_by}, every weight is bit-equal."
     return (
-        f"{made.path}: {size}, {made.facts()['bits_per_weight']:.1f} bits a weight. Against the model by "
-        f"{made.compared_by} on {parity.positions:,} positions: log-probs of the top 50 at most "
-        f"{parity.max_error_nats:.2g} nats off, KL {parity.kl_nats:.1e} nats, {parity.greedy_agreed} of "
+        f"{said}Against the model by {made.compared_by} on {parity.positions:,} positions: log-probs of the top 50 at "
+        f"most {parity.max_error_nats:.2g} nats off, KL {parity.kl_nats:.1e} nats, {parity.greedy_agreed} of "
         f"{parity.greedy_tokens} greedy tokens before the first other one."
     )

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from eyas.recipe import NOT_RUN_HERE, ReportStage
+from eyas.recipe import ReportStage
 from eyas.report import curriculum, deployment, process, tables, words
 from eyas.report.compare import Comparison
 from eyas.report.evidence import Evidence
@@ -42,7 +42,6 @@ def render_page(
         "beside_teacher": deployment.against_teacher(evidence, files),
         "beside_finest": deployment.against_finest(evidence, files),
         "deployment_charts": deployment.scatters(evidence, files),
-        "not_run_here": NOT_RUN_HERE,
         "pairs": tables.pairs(comparisons),
         "scale": tables.widest(comparisons),
         "budgets": tables.budgets(evidence, comparisons),

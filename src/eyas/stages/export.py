@@ -7,13 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from eyas.accuracy import accuracy, by_mode
 from eyas.engines.exported import ExportedEngine, open_fastest
 from eyas.engines.respondent import Job, Respondent
 from eyas.errors import ExportError
+from eyas.export.card import CardResult, ModelCard
 from eyas.export.checked import export_checked
-from eyas.export.formats import Shapes
-from eyas.recipe import NOT_RUN_HERE, EvaluateStage, ExportStage, expand
+from eyas.export.formats import Choices
+from eyas.recipe import NOT_RUN_HERE, EvaluateStage, ExportStage, PrepareStage, expand
 from eyas.records import Example, Mode, SequenceRecord
 from eyas.stats import PairedDifference, paired_difference
 from eyas.storage.artifacts import read_json, write_json
@@ -38,7 +41,8 @@ def run(stage: ExportStage, context: StageContext) -> dict[str, Any]:
     reference = list(read_records(context.inputs["evaluation"].path / "predictions", kind=SequenceRecord))
     facts = _written(stage, context, reference)
     if format_ in NOT_RUN_HERE:
-        return {"role": role, **facts, "format": format_, "accuracy": {}, "against_model": {}}
+        equal = context.inputs["evaluation"].facts["accuracy"] if format_ == "safetensors" else {}
+        return {"role": role, **facts, "format": format_, "accuracy": equal, "against_model": {}}
     answers = _answers(stage, context, examples, path=context.directory / facts["file"], reference=reference)
     losses = against_model(answers, reference)
     for mode, difference in losses.items():
@@ -96,13 +100,34 @@ def _written(stage: ExportStage, context: StageContext, reference: Sequence[Sequ
         directory=context.directory,
         name=role,
         prompts=in_turns(reference)[: stage.parity_prompts],
-        shapes=Shapes(stage.context_length, stage.prefill_lengths),
+        choices=Choices(stage.context_length, stage.prefill_lengths, card=model_card(role, context)),
     )
     context.progress.advance()
     facts = {"file": str(checked.path.relative_to(context.directory)), **checked.facts()}
     write_json(kept, facts)
     context.clock.save()
     return facts
+
+
+def model_card(role: str, context: StageContext) -> ModelCard:
+    """The card of a published model: its recipe, what it was trained on, what it reached."""
+    recipe, facts = context.recipe, context.inputs["evaluation"].facts
+    sources = [stage.source for stage in recipe.stages if isinstance(stage, PrepareStage)]
+    return ModelCard(
+        name=f"{recipe.name}: {role}",
+        summary=recipe.description,
+        base_model=(recipe.teacher or recipe.student).from_ if role == "teacher" else recipe.student.from_,
+        recipe=yaml.safe_dump(
+            recipe.model_dump(by_alias=True, mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True
+        ),
+        data=tuple(yaml.safe_dump(source.model_dump(mode="json", exclude_unset=True), default_flow_style=True).strip()
+                   for source in sources),
+        results=tuple(
+            CardResult(model=role, mode=mode, value=found["value"], low=found["low"], high=found["high"],
+                       n=int(found["n"]), this=True)
+            for mode, found in facts["accuracy"].items()
+        ),
+    )  # fmt: skip
 
 
 def in_turns(reference: Sequence[SequenceRecord]) -> list[list[int]]:

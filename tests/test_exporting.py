@@ -1,0 +1,64 @@
+"""`eyas export MODEL`: files of any model, each with its figures, or one clear error."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_cli_evaluate import eyas
+from transformers import AutoModelForCausalLM
+
+from eyas.export import checked
+from eyas.parity import Limits
+
+
+def test_a_model_becomes_files_and_what_they_are_is_written_down(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"{n}+{n}", "answer": f"{2 * n}"}) + "\n" for n in range(10, 20)))
+    asked = ("--format", "onnx-fp32", "--format", "safetensors", "--data", prompts, "--prompts", "4")
+    made = ("--to", tmp_path / "out", "--context-length", "96")
+    status, out, error = eyas("export", "builtin:nano-student", *asked, *made)
+    assert (status, error) == (0, "")
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        str(tmp_path / "out" / f"builtin-nano-student-{name}") for name in ("onnx-fp32", "safetensors")
+    ]
+    kept = json.loads((tmp_path / "out" / "exports.json").read_text())
+    graphs, weights = kept["builtin-nano-student-onnx-fp32"], kept["builtin-nano-student-safetensors"]
+    assert graphs["parity"]["max_error_nats"] < 0.005
+    assert graphs["parity"]["greedy_agreed"] == graphs["parity"]["greedy_tokens"] > 4
+    assert (graphs["bits_per_weight"], graphs["details"]["context_length"]) == (32.0, 96)
+    assert weights["parity"] is None
+    assert (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "builtin-nano-student-safetensors").num_parameters()
+        == (weights["parameters"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("builtin:nano-student", "--format", "gguf-q8"), "RecipeError: --format gguf-q8: .*did you mean 'gguf-q8_0'?"),
+        (
+            ("builtin:nano-student", "--format", "onnx-fp32", "--context-length", "4"),
+            "ExportError: .*with a longer",
+        ),
+        (("gone/model", "--format", "onnx-fp32"), "ModelError: "),
+    ],
+)
+def test_what_cannot_be_exported_is_one_error(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    status, out, error = eyas("export", *arguments, "--to", tmp_path)
+    assert (status, out) == (1, "")
+    assert len(error.splitlines()) == 1
+    assert re.match(message, error)
+
+
+def test_a_file_beyond_its_limits_is_an_error_and_not_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked, "limits_of", lambda _: Limits(error_nats=0, kl_nats=0, gap_nats=0))
+    status, _, error = eyas("export", "builtin:nano-student", "--format", "onnx-fp32", "--to", tmp_path)
+    assert status == 1
+    assert error.startswith("ExportError: the file is another model than the one it was made from: log-probs up to 0.0")
+    assert not (tmp_path / "exports.json").exists()
