@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from eyas.losses import CHUNK_ELEMENTS
 from eyas.recipe import (
+    NOT_RUN_HERE,
     BenchStage,
     DistillStage,
     EvaluateStage,
@@ -65,14 +66,9 @@ SINGLE_OVERHEAD_S = 1e-4
 BENCH_START_S = 2.0
 """A process of its own for every file and round, with its warm-up."""
 BITS: Mapping[Format, float] = {
-    "gguf-f16": 16,
-    "gguf-q8_0": 8.5,
-    "gguf-q4_0": 5,
-    "gguf-q4_k_m": 5,
-    "onnx-fp32": 32,
-    "onnx-fp16": 16,
-    "ascend": 16,
-}
+    "gguf-f16": 16, "gguf-q8_0": 8.5, "gguf-q4_0": 5, "gguf-q4_k_m": 5, "onnx-fp32": 32, "onnx-fp16": 16, "ascend": 16,
+    "ort-genai-int4": 5, "w8a8": 9, "safetensors": 32,
+}  # fmt: skip
 """Per weight of a file; with four bits the embedding is finer."""
 
 
@@ -230,7 +226,8 @@ class Estimator:
 
     def _export(self, stage: ExportStage, size: ModelSize, data: PrepareStage) -> Estimate:
         """One file: written, compared, and asked the held-out examples one after the other."""
-        examples = data.test if stage.examples is None else min(stage.examples, data.test)
+        asked = 0 if stage.formats[0] in NOT_RUN_HERE else stage.examples
+        examples = data.test if asked is None else min(asked, data.test)
         completions = examples * sum(self._lengths.completion.values())
         self._token_s[stage.name] = self._single_token_s(size)
         return Estimate(

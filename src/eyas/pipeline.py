@@ -79,7 +79,7 @@ def run_recipe(
                 run / "index.json", before | {name: os.path.relpath(made.path, run) for name, made in done.items()}
             )
         _link_models(run, needed, done)
-        _link_exports(run, needed, done)
+        _link_exports(run, nodes, done)
         _publish_report(run, needed, done)
         return done
 
@@ -206,15 +206,20 @@ def _link_models(run: Path, nodes: Sequence[Node], done: Mapping[str, Artifact])
 
 
 def _link_exports(run: Path, nodes: Sequence[Node], done: Mapping[str, Artifact]) -> None:
-    """`exports/FILE` links to every file for a device; those of formats that the recipe has no more go."""
-    links = {
-        Path(done[node.name].facts["file"]).name: done[node.name].path / done[node.name].facts["file"]
-        for node in nodes
-        if node.type == "export" and node.name in done
-    }
+    """`exports/FILE` links to every file for a device; those of formats that the recipe has no more go.
+
+    Where stages make files of one name, those of the later ones are called `STAGE-FILE`.
+    """
+    exports = [node for node in nodes if node.type == "export"]
+    links: dict[str, Path] = {}
+    for node in exports:
+        if node.name in done:
+            target = done[node.name].path / done[node.name].facts["file"]
+            links[f"{node.name}-{target.name}" if target.name in links else target.name] = target
     folder = run / "exports"
+    current = {os.path.relpath(node.directory, folder) for node in exports}
     for stale in folder.glob("*") if folder.is_dir() else ():
-        if stale.is_symlink() and stale.name not in links:
+        if stale.is_symlink() and os.path.dirname(os.readlink(stale)) not in current:
             stale.unlink()
     for name, target in links.items():
         folder.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from eyas.export.formats import Choices
 from eyas.recipe import NOT_RUN_HERE, EvaluateStage, ExportStage, PrepareStage, expand
 from eyas.records import Example, Mode, SequenceRecord
 from eyas.stats import PairedDifference, paired_difference
-from eyas.storage.artifacts import read_json, write_json
+from eyas.storage.artifacts import read_json, sha256_of, write_json
 from eyas.storage.context import StageContext
 from eyas.storage.origins import read_config
 from eyas.storage.shards import read_records, shard_path, write_shard
@@ -28,7 +28,7 @@ from eyas.storage.tokenization import load_tokenizer, stop_ids
 SHARD = 128
 """Answers per shard, a closed unit of work: minutes with a model of some hundred million parameters."""
 EXPORTED = "exported.json"
-"""Written once the file has passed its parity gate: an interrupted stage goes on from there."""
+"""Written once the file has passed its parity gate, with checksums: an interrupted stage goes on from there."""
 
 
 def run(stage: ExportStage, context: StageContext) -> dict[str, Any]:
@@ -86,13 +86,14 @@ def _is_right(item: SequenceRecord) -> float:
 
 
 def _written(stage: ExportStage, context: StageContext, reference: Sequence[SequenceRecord]) -> dict[str, Any]:
-    """Facts of the file, which is written and compared with the model unless an earlier attempt did so."""
+    """Facts of the file, which is written and compared with the model unless an earlier attempt's is there, whole."""
     (role,), (format_,) = stage.models, stage.formats
     kept = context.directory / EXPORTED
     if kept.is_file():
-        facts: dict[str, Any] = read_json(kept)
-        if (context.directory / facts["file"]).exists():
-            return facts
+        before: dict[str, Any] = read_json(kept)
+        if _is_whole(context.directory, before["sha256"]):
+            found: dict[str, Any] = before["facts"]
+            return found
     context.progress.start(1, unit="files")
     checked = export_checked(
         format_,
@@ -104,9 +105,16 @@ def _written(stage: ExportStage, context: StageContext, reference: Sequence[Sequ
     )
     context.progress.advance()
     facts = {"file": str(checked.path.relative_to(context.directory)), **checked.facts()}
-    write_json(kept, facts)
+    parts = [checked.path] if checked.path.is_file() else sorted(filter(Path.is_file, checked.path.rglob("*")))
+    sums = {str(part.relative_to(context.directory)): sha256_of(part) for part in parts}
+    write_json(kept, {"facts": facts, "sha256": sums})
     context.clock.save()
     return facts
+
+
+def _is_whole(directory: Path, sums: Mapping[str, str]) -> bool:
+    """Whether every file is as it was when it passed its gate: of a directory, one may be gone or damaged."""
+    return all((directory / name).is_file() and sha256_of(directory / name) == digest for name, digest in sums.items())
 
 
 def model_card(role: str, context: StageContext) -> ModelCard:
