@@ -12,6 +12,7 @@ from static_models import hf_logits, make_model
 
 from eyas.errors import ArtifactError, CorruptArtifact, DataError, ModelError
 from eyas.export.onnx import export_onnx
+from eyas.runtimes.manifest import file_spec
 from eyas.runtimes.onnx import load_onnx
 from eyas.runtimes.runtime import next_token, top_of
 from eyas.runtimes.static import CALL_TOKENS, best_lengths, calls_for
@@ -181,6 +182,10 @@ def test_damaged_files_are_named(exported: Path, tmp_path: Path, name: str) -> N
         load_onnx(broken)
 
 
+def _without(manifest: str, name: str) -> dict[str, object]:
+    return {file: spec for file, spec in json.loads(manifest)["files"].items() if file != name}
+
+
 def test_manifests_that_are_none_are_one_error(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no manifest\.json"):
         load_onnx(tmp_path)
@@ -193,6 +198,22 @@ def test_manifests_that_are_none_are_one_error(exported: Path, tmp_path: Path) -
         (json.dumps(json.loads(text) | {"surprise": 1}), "surprise"),
         (json.dumps(json.loads(text) | {"format": "eyas-static-decoder-2"}), "format"),
         (json.dumps(json.loads(text) | {"graphs": json.loads(text)["graphs"][1:]}), "takes 8 tokens, expected 1"),
+        (json.dumps(json.loads(text) | {"files": {}}), r"`files` lacks weights\.bin"),
+        (json.dumps(json.loads(text) | {"files": _without(text, "decode.onnx")}), r"`files` lacks decode\.onnx"),
+        (json.dumps(json.loads(text) | {"stop_ids": []}), "stop_ids"),
+        (json.dumps(json.loads(text) | {"stop_ids": [2, 320]}), r"stop_ids are \[2, 320\], the vocabulary has 320"),
+        (json.dumps(json.loads(text) | {"masked": 0.0}), "masked"),
+        *(
+            (json.dumps(json.loads(text) | changed), "the tensors of decode are not those of the layers")
+            for changed in (
+                {"vocabulary": 321},
+                {"context_length": 65},
+                {"layers": 1},
+                {"head_dim": 8},
+                {"dtype": "float16"},
+                {"window": None},
+            )
+        ),
     ):
         path.write_text(edited)
         with pytest.raises(CorruptArtifact, match=words):
@@ -202,11 +223,12 @@ def test_manifests_that_are_none_are_one_error(exported: Path, tmp_path: Path) -
 def test_graphs_of_another_export_are_refused(exported: Path, tmp_path: Path) -> None:
     broken = _copy(exported, tmp_path)
     manifest = json.loads((broken / "manifest.json").read_text())
-    manifest["files"] = {}
     manifest["graphs"][1]["file"] = "prefill_32.onnx"
     (broken / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptArtifact, match=r"input \('input_ids', \(1, 32\)\), the manifest says \('input_ids', "):
         load_onnx(broken)
     (broken / "prefill_32.onnx").write_bytes(b"no graph")
+    manifest["files"]["prefill_32.onnx"] = file_spec(broken / "prefill_32.onnx").model_dump()
+    (broken / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptArtifact, match="onnxruntime cannot load it"):
         load_onnx(broken)

@@ -104,7 +104,16 @@ def test_a_directory_of_another_maker_and_a_wrong_manifest_are_errors(exported: 
     broken = _copy(exported, tmp_path)
     path = broken / "ort_genai.json"
     text = path.read_text()
-    for edited, words in ((text[:100], "JSON"), (json.dumps(json.loads(text) | {"vocabulary": 0}), "vocabulary")):
+    files = json.loads(text)["files"]
+    for edited, words in (
+        (text[:100], "JSON"),
+        (json.dumps(json.loads(text) | {"vocabulary": 0}), "vocabulary"),
+        (json.dumps(json.loads(text) | {"vocabulary": 1320}), r"\(1320, 128, \[2\]\) in ort_genai.json and \(320, "),
+        (json.dumps(json.loads(text) | {"stop_ids": [5]}), r"\(320, 128, \[5\]\) in ort_genai.json and \(320, 128, "),
+        (json.dumps(json.loads(text) | {"stop_ids": [320]}), "stop_ids are"),
+        (json.dumps(json.loads(text) | {"files": {}}), r"`files` lacks genai_config\.json"),
+        (json.dumps(json.loads(text) | {"files": files | {"tokenizer.json": None}}), r"files\.tokenizer"),
+    ):
         path.write_text(edited)
         with pytest.raises(CorruptArtifact, match=words):
             open_runtime(broken)

@@ -20,11 +20,12 @@ from eyas.export.onnx_weights import SharedWeights
 from eyas.parity import Limits
 from eyas.runtimes.manifest import (
     MANIFEST,
+    WEIGHTS,
     DType,
     GraphSpec,
     StaticManifest,
-    TensorSpec,
     file_spec,
+    graph_tensors,
 )
 from eyas.storage.artifacts import atomic_path
 from eyas.storage.models import load_model
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 CONTEXT = 1024
 """Default of slots, where the model has as many positions: a cache that a 4 GB board can hold and copy."""
 PREFILL_LENGTHS = (64, 256)
-WEIGHTS = "weights.bin"
 TOKENIZER = "tokenizer"
 LIMITS: dict[DType, Limits] = {
     "float32": Limits(error_nats=0.005, kl_nats=1e-6, gap_nats=0.001),
@@ -153,25 +153,18 @@ def _slots(model: PreTrainedModel, context_length: int | None) -> int:
 
 def graph_spec(model: PreTrainedModel, *, length: int, slots: int, dtype: DType) -> GraphSpec:
     """Names, types and shapes of the graph that takes `length` tokens."""
-    config = model.config
-    heads, size = config.num_key_value_heads, head_dim(model)
-    rows = 2 * config.num_hidden_layers
-    bias = TensorSpec(name="attn_bias", dtype=dtype, shape=(1, 1, length, slots + length))
-    inputs = [
-        TensorSpec(name="input_ids", dtype="int64", shape=(1, length)),
-        bias,
-        TensorSpec(name="position_ids", dtype="int64", shape=(1, length)),
-        TensorSpec(name="past_kv", dtype=dtype, shape=(rows, 1, heads, slots, size)),
-    ]
-    if window_of(config, context_length=slots) is not None:
-        inputs.append(bias.model_copy(update={"name": "attn_bias_sliding"}))
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    outputs = (
-        TensorSpec(name="logits", dtype=dtype, shape=(length, vocabulary)),
-        TensorSpec(name="new_kv", dtype=dtype, shape=(rows, 1, heads, length, size)),
+    inputs, outputs = graph_tensors(
+        length,
+        layers=model.config.num_hidden_layers,
+        kv_heads=model.config.num_key_value_heads,
+        head_dim=head_dim(model),
+        vocabulary=model.get_output_embeddings().weight.shape[0],
+        context_length=slots,
+        dtype=dtype,
+        sliding=window_of(model.config, context_length=slots) is not None,
     )
     name = "decode" if length == 1 else f"prefill_{length}"
-    return GraphSpec(name=name, length=length, file=f"{name}.onnx", inputs=tuple(inputs), outputs=outputs)
+    return GraphSpec(name=name, length=length, file=f"{name}.onnx", inputs=inputs, outputs=outputs)
 
 
 def head_dim(model: PreTrainedModel) -> int:

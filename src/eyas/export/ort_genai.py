@@ -14,7 +14,15 @@ from eyas.export.exported import Exported
 from eyas.export.isolated import last_line, run_program
 from eyas.parity import Limits
 from eyas.runtimes.manifest import file_spec
-from eyas.runtimes.ort_genai import GENAI_CONFIG, GENAI_MANIFEST, GenaiManifest, Precision, load_ort_genai
+from eyas.runtimes.ort_genai import (
+    GENAI_CONFIG,
+    GENAI_MANIFEST,
+    GENAI_WEIGHTS,
+    GRAPH,
+    GenaiManifest,
+    Precision,
+    load_ort_genai,
+)
 from eyas.storage.artifacts import atomic_path, write_json
 from eyas.storage.models import parameter_count
 from eyas.storage.origins import link_model, read_config
@@ -25,7 +33,6 @@ BLOCK_SIZE = 32
 """Weights that share a scale: the builder's default, and GGUF's Q4_0's."""
 HEAD_MULTIPLE = 16
 """Of a head's width: onnxruntime's GroupQueryAttention computes rotary embeddings for no other."""
-GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(error_nats=0.01, kl_nats=1e-6, gap_nats=0.001),
     "int4": Limits(error_nats=math.inf, kl_nats=1.5, gap_nats=math.inf),
@@ -56,7 +63,7 @@ def export_ort_genai(model_dir: Path, *, out: Path, precision: Precision = "int4
         manifest = _describe(source, draft, precision=precision)
         _require_runs(draft, name=str(model_dir))
     parameters = parameter_count(model_dir)
-    bits = 8 * manifest.files[WEIGHTS].bytes / parameters
+    bits = 8 * manifest.files[GENAI_WEIGHTS].bytes / parameters
     files = (out / GENAI_CONFIG, out / GENAI_MANIFEST, *(out / name for name in manifest.files if name != GENAI_CONFIG))
     return Exported(
         files=files,
@@ -92,7 +99,7 @@ def _build(source: Path, out: Path, *, precision: Precision, cache: Path, name: 
         [sys.executable, "-m", BUILDER, "-i", str(source), "-o", str(out), *options],
         environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
-    if done.returncode or not all((out / file).is_file() for file in (GRAPH, WEIGHTS, GENAI_CONFIG)):
+    if done.returncode or not all((out / file).is_file() for file in (GRAPH, GENAI_WEIGHTS, GENAI_CONFIG)):
         raise ExportError(
             f"{name}: the model builder of onnxruntime-genai cannot convert it: "
             f"{last_line(done.stderr).replace(str(source), name)}. "

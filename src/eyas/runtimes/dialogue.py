@@ -14,8 +14,8 @@ from eyas.errors import ModelError
 from eyas.recipe import THINKING_FORMATS, ThinkingSpec
 from eyas.records import Example, Mode
 from eyas.runtimes.llamacpp import LlamaCpp
-from eyas.runtimes.manifest import read_described, read_manifest
-from eyas.runtimes.ort_genai import GENAI_MANIFEST, GenaiManifest
+from eyas.runtimes.manifest import read_manifest
+from eyas.runtimes.ort_genai import GENAI_MANIFEST, read_genai_manifest
 from eyas.runtimes.runtime import Runtime
 from eyas.storage.chat_template import render, rendered_prompt, template_of
 from eyas.thinking import format_of_template
@@ -55,9 +55,7 @@ def open_dialogue(path: Path, runtime: Runtime) -> Dialogue:
     if isinstance(runtime, LlamaCpp):
         return GGUFDialogue(path, runtime)
     if (path / GENAI_MANIFEST).is_file():
-        return GraphsDialogue(
-            path, stop_ids=read_described(path / GENAI_MANIFEST, GenaiManifest, verify=False).stop_ids
-        )
+        return GraphsDialogue(path, stop_ids=read_genai_manifest(path, verify=False).stop_ids)
     return GraphsDialogue(path / TOKENIZER, stop_ids=read_manifest(path, verify=False).stop_ids)
 
 

@@ -6,17 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from eyas.errors import CorruptArtifact, ModelError
-from eyas.runtimes.manifest import MANIFEST, StaticManifest, read_described, read_manifest
-from eyas.runtimes.ort_genai import GENAI_CONFIG, GENAI_MANIFEST, GenaiManifest
+from eyas.errors import ModelError
+from eyas.runtimes.manifest import MANIFEST, WEIGHTS, StaticManifest, read_manifest
+from eyas.runtimes.ort_genai import GENAI_CONFIG, GENAI_MANIFEST, GenaiManifest, read_genai_manifest
 from eyas.storage.gguf import TOKENS, GGUFHead, read_gguf_head
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 """Tensors of a GGUF file; one without a head multiplies with the embeddings."""
 KV_BYTES = 2
 """llama.cpp's KV cache is F16 by default."""
-WEIGHTS = "weights.bin"
-"""All tensors of a directory of graphs."""
 GENAI_KV_BYTES = 4
 """The builder's graphs for the CPU keep keys and values in float32, int4 weights or not."""
 BITS = {"float32": 32, "float16": 16}
@@ -64,7 +62,7 @@ def file_facts(path: Path) -> FileFacts:
     if (path / MANIFEST).is_file():
         return _of_graphs(path, read_manifest(path, verify=False))
     if (path / GENAI_MANIFEST).is_file():
-        return _of_genai(path, read_described(path / GENAI_MANIFEST, GenaiManifest, verify=False))
+        return _of_genai(path, read_genai_manifest(path, verify=False))
     found = "a directory of something else" if path.is_dir() else "nothing there"
     raise ModelError(f"{path}: expected a GGUF file or the directory of an ONNX export; found {found}. Export one.")
 
@@ -118,9 +116,6 @@ def _number(path: Path, head: GGUFHead, key: str) -> int:
 
 
 def _of_graphs(path: Path, manifest: StaticManifest) -> FileFacts:
-    weights = manifest.files.get(WEIGHTS)
-    if weights is None:
-        raise CorruptArtifact(f"{path}: the manifest names no {WEIGHTS}. Export the model again.")
     return FileFacts(
         path=path,
         format="ONNX",
@@ -128,7 +123,7 @@ def _of_graphs(path: Path, manifest: StaticManifest) -> FileFacts:
         bytes=sum(spec.bytes for spec in manifest.files.values()) + (path / MANIFEST).stat().st_size,
         parameters=None,
         bits_per_weight=float(BITS[manifest.dtype]),
-        read_bytes=weights.bytes,
+        read_bytes=manifest.files[WEIGHTS].bytes,
         kv_bytes_per_token=manifest.cache_bytes / manifest.context_length,
         kv_slots=manifest.context_length,
         context_length=manifest.context_length,

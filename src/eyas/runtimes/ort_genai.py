@@ -18,6 +18,7 @@ from eyas.runtimes.session import Logits
 
 GENAI_CONFIG = "genai_config.json"
 GENAI_MANIFEST = "ort_genai.json"
+GRAPH, GENAI_WEIGHTS = "model.onnx", "model.onnx.data"
 Precision = Literal["int4", "fp32"]
 QUIET = 4
 """onnxruntime's severity FATAL: what is less is raised, not printed."""
@@ -31,9 +32,27 @@ class GenaiManifest(Described):
     precision: Precision
     block_size: PositiveInt | None
     """Weights of a row that share a scale; None where they have none."""
-    vocabulary: PositiveInt
-    context_length: PositiveInt
-    stop_ids: tuple[int, ...]
+
+
+def read_genai_manifest(directory: Path, *, verify: bool = True) -> GenaiManifest:
+    """`ort_genai.json`, compared with the files beside it as `read_described` does, and with `genai_config.json`.
+
+    Raises: as `read_described`; CorruptArtifact too, if the two say different things of the model.
+    """
+    needs = (GENAI_CONFIG, GRAPH, GENAI_WEIGHTS, "tokenizer.json")
+    manifest = read_described(directory / GENAI_MANIFEST, GenaiManifest, needs=needs, verify=verify)
+    stated = (manifest.vocabulary, manifest.context_length, list(manifest.stop_ids))
+    try:
+        model = json.loads((directory / GENAI_CONFIG).read_bytes())["model"]
+        found = (model["vocab_size"], model["context_length"], model["eos_token_id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifact(f"{directory / GENAI_CONFIG}: describes no model. Export it again.") from error
+    if found != stated:
+        raise CorruptArtifact(
+            f"{directory}: vocabulary, context and stop ids are {stated} in {GENAI_MANIFEST} and {found} in "
+            f"{GENAI_CONFIG}. Copy the whole directory, or export the model again."
+        )
+    return manifest
 
 
 def load_ort_genai(
@@ -51,7 +70,7 @@ def load_ort_genai(
         import onnxruntime_genai
     except ImportError as error:
         raise MissingExtra("onnxruntime-genai", extra="ort-genai", purpose="running such files") from error
-    manifest = read_described(directory / GENAI_MANIFEST, GenaiManifest, verify=verify)
+    manifest = read_genai_manifest(directory, verify=verify)
     started = time.perf_counter()
     session = GenaiSession(directory, manifest, threads=threads, context_length=context_length)
     load_s = time.perf_counter() - started
