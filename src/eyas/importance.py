@@ -23,7 +23,7 @@ def cosine(x_TD: Tensor, y_TD: Tensor) -> Tensor:
 def angular_distance(x_TD: Tensor, y_TD: Tensor) -> Tensor:
     """arccos(cos(x, y)) / pi at each token, float64 [T] within [0, 1]. It sees directions only, no lengths.
 
-    Source: arXiv 2403.17887 ("The Unreasonable Ineffectiveness of the Deeper Layers"), section 3.2.
+    Source: arXiv 2403.17887 ("The Unreasonable Ineffectiveness of the Deeper Layers"), equation 7.
     """
     return torch.arccos(cosine(x_TD, y_TD)) / torch.pi
 
@@ -34,7 +34,7 @@ def block_distances(states_LD: Tensor, *, size: int) -> Tensor:
     `states_LD` are the residual stream's vectors before every layer and after the last one, layers + 1 rows; entry l
     of the result is d(x^(l), x^(l+size)), what removing the layers l … l+size-1 would bridge.
 
-    Source: arXiv 2403.17887, section 3.2, where the token is a sequence's final one and d is averaged over sequences.
+    Source: arXiv 2403.17887, section 3.2, where the token is a sequence's final one and d is summed over sequences.
     """
     return angular_distance(states_LD[: len(states_LD) - size], states_LD[size:])
 
@@ -42,7 +42,7 @@ def block_distances(states_LD: Tensor, *, size: int) -> Tensor:
 def block_influence(x_TD: Tensor, y_TD: Tensor) -> Tensor:
     """1 - cos(x, y) at each token, float64 [T]; its mean over all tokens of all sequences is a layer's BI.
 
-    Source: ShortGPT, arXiv 2403.03853, equation 1.
+    Source: ShortGPT, arXiv 2403.03853, its Block Influence (BI).
     """
     return 1.0 - cosine(x_TD, y_TD)
 

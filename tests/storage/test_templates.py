@@ -123,15 +123,20 @@ def test_the_completion_is_what_the_template_marks_as_generated(name: str, mode:
     assert str(marked.decode(masked)).strip() == block + str(marked.decode(label.completion_ids))
 
 
+@pytest.fixture(scope="module")
+def smollm2() -> PreTrainedTokenizerBase:
+    """Read out of the package's GGUF, which takes seconds."""
+    return describe_smollm2()[1]
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_smollm2s_own_template_agrees(mode: Mode) -> None:
-    _, tokenizer = describe_smollm2()
-    stop = end_of_turn(tokenizer)
-    assert stop == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    label = label_sequence(tokenizer, EXAMPLE, mode, thinking=THINKING_FORMATS["plain"], stop_id=stop)
+def test_smollm2s_own_template_agrees(mode: Mode, smollm2: PreTrainedTokenizerBase) -> None:
+    stop = end_of_turn(smollm2)
+    assert stop == smollm2.convert_tokens_to_ids("<|im_end|>")
+    label = label_sequence(smollm2, EXAMPLE, mode, thinking=THINKING_FORMATS["plain"], stop_id=stop)
     assert label is not None
-    ours = str(tokenizer.decode(label.prompt_ids + label.completion_ids))
-    assert rendered(tokenizer, mode, thinking=THINKING_FORMATS["plain"]).rstrip("\n") == ours
+    ours = str(smollm2.decode(label.prompt_ids + label.completion_ids))
+    assert rendered(smollm2, mode, thinking=THINKING_FORMATS["plain"]).rstrip("\n") == ours
 
 
 @pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
