@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from eyas import graph
 from eyas.errors import RecipeError
 from eyas.graph import build_graph
 from eyas.pipeline import run_recipe
@@ -59,6 +60,16 @@ def test_the_fingerprint_follows_what_is_measured_and_nothing_else(tmp_path: Pat
     ]
     found = [fingerprint(other, tmp_path) for other in others]
     assert len({first, *found}) == len(others) + 1
+
+
+def test_the_version_of_making_models_is_hashed_from_the_next_one_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(recipe(None), tmp_path)
+    monkeypatch.setattr(graph, "UNHASHED_VERSIONS", graph.MODEL_VERSION - 1)
+    now = fingerprint(recipe(None), tmp_path)
+    monkeypatch.setattr(graph, "MODEL_VERSION", graph.MODEL_VERSION + 1)
+    assert len({before, now, fingerprint(recipe(None), tmp_path)}) == 3
 
 
 def test_without_data_it_is_the_source_of_the_first_prepare_stage(tmp_path: Path) -> None:

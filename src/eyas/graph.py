@@ -30,7 +30,9 @@ from eyas.tasks.calibration import calibration_identity
 from eyas.tasks.exclusion import exclusion_hash
 
 MODEL_VERSION = 2
-"""Version of how a model spec becomes weights."""
+"""Version of how a model spec becomes weights: raise it when the same spec and origin give others."""
+UNHASHED_VERSIONS = 2
+"""Fingerprints hold no version up to this one, so that models made before it was hashed keep theirs."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
             source = calibration_source(spec.prune, stages)
             shape["prune"].pop("data")
             content["calibration"] = _without_paths(calibration_identity(source, thinking=recipe.thinking))
+        if MODEL_VERSION > UNHASHED_VERSIONS:
+            content["version"] = MODEL_VERSION
         nodes[name] = _node(name, spec, content, {}, workspace=workspace)
     for stage in stages:
         inputs = {field: name for field, (name, _) in stage.references().items()}
