@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,6 +22,7 @@ from eyas.errors import DataError, ModelError, RecipeError
 from eyas.export.onnx import export_onnx
 from eyas.records import MODES
 from eyas.runtimes.dialogue import open_dialogue
+from eyas.runtimes.llamacpp import LlamaCpp
 from eyas.runtimes.opening import open_runtime
 from eyas.runtimes.runtime import Timings
 from eyas.thinking import parse_completion
@@ -85,6 +90,47 @@ def test_text_is_written_before_the_next_token_is_made(exported: Path) -> None:
         )  # fmt: skip
     assert len(set(seen)) > 8
     assert all(written.getvalue().startswith(text) for text in seen)
+
+
+def test_an_interrupt_stops_the_answer_and_at_the_prompt_ends_the_talk(
+    nano_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = LlamaCpp.generate
+    asked: list[int] = []
+
+    def interrupted(self: LlamaCpp, prompt_ids: Sequence[int], **options: Any) -> Iterator[int]:
+        asked.append(len(prompt_ids))
+        ids = made(self, prompt_ids, **options)
+        yield next(ids)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        yield from ids
+
+    typed = iter(["12+30-5", "12+30-5"])
+
+    def read(*_: object, **__: object) -> str:
+        line = next(typed, None)
+        if line is None:
+            raise KeyboardInterrupt
+        return line
+
+    monkeypatch.setattr(LlamaCpp, "generate", interrupted)
+    monkeypatch.setattr(Console, "input", read)
+    said = CliRunner().invoke(app, ["chat", str(nano_gguf), "--threads", "1"], catch_exceptions=False)
+    assert said.exit_code == 0
+    assert said.stdout.count("(stopped; not part of the conversation)") == 1
+    assert len([line for line in said.stdout.splitlines() if SPEED.fullmatch(line)]) == 1
+    assert asked[0] == asked[1]  # the stopped turn is not sent again
+
+
+def test_bytes_that_are_no_text_are_told(nano_gguf: Path) -> None:
+    command = [sys.executable, "-m", "eyas", "chat", str(nano_gguf), "--threads", "1"]
+    said = subprocess.run(
+        command, input=b"\xff\xfe\n", capture_output=True, check=False,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr[-300:]
+    assert b"What was typed is no utf-8" in said.stdout
 
 
 def test_what_is_no_exported_file_or_has_no_such_option_is_one_error(nano_gguf: Path, tmp_path: Path) -> None:

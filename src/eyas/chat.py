@@ -17,7 +17,9 @@ from eyas.runtimes.server import default_context
 from eyas.storage.gguf import read_gguf_head
 from eyas.thinking import begins_thinking, format_of_template, parse_completion, stream_parts
 
-HELP = "/fast answers at once, /think reasons first, /new forgets the conversation, /quit leaves."
+HELP = (
+    "/fast answers at once, /think reasons first, /new forgets the conversation, /quit leaves; Ctrl-C stops an answer."
+)
 TURNS_KEPT = 8
 """Messages of the conversation that are sent again with the next one."""
 Turns = list[tuple[str, str]]
@@ -115,8 +117,12 @@ def _talk(console: Console, title: str, answer: Answer) -> None:
     while True:
         try:
             text = console.input(f"[bold]{mode}[/bold] > ").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
+            console.print()
             return
+        except UnicodeDecodeError as error:
+            console.print(f"What was typed is no {error.encoding} ({error.reason}). Say it otherwise.", style="red")
+            continue
         if text in ("/quit", "/exit"):
             return
         if text in ("/fast", "/think"):
@@ -131,6 +137,9 @@ def _talk(console: Console, title: str, answer: Answer) -> None:
                 said = answer(asked, mode)
             except (DataError, ModelError) as error:
                 console.print(f"{error} Type /new to start over.", style="red", markup=False)
+                continue
+            except KeyboardInterrupt:
+                console.print("\n(stopped; not part of the conversation)")
                 continue
             turns = [*asked, ("assistant", said)]
 

@@ -111,6 +111,27 @@ def test_a_file_without_a_chat_template_says_so(gguf: LlamaCpp, graphs: Path, tm
     (tmp_path / "tokenizer" / "tokenizer.json").write_text((graphs / "tokenizer" / "tokenizer.json").read_text())
     with pytest.raises(ModelError, match="tokenizer: no chat template"):
         GraphsDialogue(tmp_path / "tokenizer", stop_ids=())
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelError, match=r"chat_template.jinja: no usable chat template \("):
+        GraphsDialogue(tmp_path / "tokenizer", stop_ids=())
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ModelError, match="tokenizer_config.json is no object"):
+        GraphsDialogue(tmp_path / "tokenizer", stop_ids=())
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages + 1 }}", "{{ 1 // 0 }}", "{{ messages[9].content + 'x' }}", "{{ range(9999999) }}"]
+)
+def test_a_template_that_breaks_off_is_one_error(template: str, gguf: LlamaCpp) -> None:
+    gguf.head.metadata["tokenizer.chat_template"] = template
+    with pytest.raises(ModelError, match=r"m.gguf: the chat template refuses messages of the roles user \("):
+        GGUFDialogue(Path("m.gguf"), gguf).encode_chat([("user", "12")], "reasoning")
+
+
+def test_bytes_of_a_template_that_are_no_text_are_llama_cpps_to_replace(gguf: LlamaCpp) -> None:
+    gguf.head.metadata["tokenizer.chat_template"] = "\udce9{{ messages[0].content }}"
+    ids = GGUFDialogue(Path("m.gguf"), gguf).encode_chat([("user", "12")], "reasoning")
+    assert b"".join(map(gguf.piece, ids)) == "\ufffd12".encode()
 
 
 def test_talking_to_a_file_loads_neither_torch_nor_transformers(nano_gguf: Path) -> None:

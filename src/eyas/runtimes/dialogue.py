@@ -123,8 +123,13 @@ class GraphsDialogue:
             raise ModelError(f"{directory}: no usable tokenizer.json ({error}). Export the model again.") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        if not isinstance(config, dict):
+            raise ModelError(f"{directory}: tokenizer_config.json is no object. Export the model again.")
         file = directory / "chat_template.jinja"
-        text = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+        try:
+            text = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file}: no usable chat template ({error}). Export the model again.") from error
         if not isinstance(text, str) or not text:
             raise ModelError(f"{directory}: no chat template. Export a model whose tokenizer has one.")
         named = {f"{name}_token": _content(config.get(f"{name}_token")) for name in SPECIAL}

@@ -103,7 +103,7 @@ class _LlamaSession:
         self._count = 0
 
     def tokenize(self, text: str) -> list[int]:
-        data = text.encode()
+        data = text.encode("utf-8", errors="surrogateescape")  # bytes that are no UTF-8, as the head keeps them
         room = (c_int32 * (len(data) + 8))()
         count = self._call.llama_tokenize(self._vocabulary, data, len(data), room, len(room), False, True)
         if count < 0:

@@ -21,6 +21,8 @@ ONE_DAY = (
     " | replace('%m', '07') | replace('%Y', '2024') }}{%- endmacro -%}"
 )
 """Stands in for the clock that transformers gives to templates; the day is the one Llama 3's name by themselves."""
+FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What a template raises: jinja2's own errors, and those of the expressions in it."""
 TEMPLATE = "tokenizer.chat_template"
 """A GGUF's key."""
 Render = Callable[[str, list[dict[str, str]], Mapping[str, Any]], str]
@@ -62,7 +64,7 @@ def rendered_prompt(
     messages = prompt_messages(example, mode, thinking=thinking)
     try:
         text = render(ONE_DAY + template if "strftime_now" in template else template, messages, variables)
-    except TemplateError as error:
+    except FAULTS as error:
         roles = ", ".join(message["role"] for message in messages)
         raise ModelError(
             f"{where}: the chat template refuses messages of the roles {roles} ({error}). "
