@@ -115,7 +115,7 @@ def test_a_file_without_a_chat_template_says_so(gguf: LlamaCpp, graphs: Path, tm
     with pytest.raises(ModelError, match=r"chat_template.jinja: no usable chat template \("):
         GraphsDialogue(tmp_path / "tokenizer", stop_ids=())
     (tmp_path / "tokenizer" / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(ModelError, match="tokenizer_config.json is no object"):
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json is no object"):
         GraphsDialogue(tmp_path / "tokenizer", stop_ids=())
 
 
