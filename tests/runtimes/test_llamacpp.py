@@ -16,7 +16,7 @@ from eyas.errors import DataError, MissingExtra, ModelError
 from eyas.runtimes import llama_c
 from eyas.runtimes.llamacpp import LlamaCpp
 from eyas.runtimes.runtime import SCORED
-from eyas.storage.gguf import read_gguf_head
+from eyas.storage.gguf import SEAL, UNSEALED, read_gguf_head
 
 PROMPT = [1, 19, 20, 13, 21, 18, 2]
 """<|im_start|>12+30<|im_end|>"""
@@ -127,6 +127,21 @@ def test_a_file_that_contradicts_itself_gets_llama_cpps_own_reason(nano_gguf: Pa
     (tmp_path / "m.gguf").write_bytes(data.replace(key + (64).to_bytes(4, "little"), key + (96).to_bytes(4, "little")))
     with pytest.raises(ModelError, match=r"cannot load it: .*wrong shape"):
         LlamaCpp(tmp_path / "m.gguf")
+
+
+def test_a_weight_of_another_value_is_found_by_the_files_seal(nano_gguf: Path, tmp_path: Path) -> None:
+    data, tensors = nano_gguf.read_bytes(), read_gguf_head(nano_gguf).tensors
+    for tensor in (tensors[0], tensors[-1]):
+        changed = bytearray(data)
+        changed[tensor.offset + tensor.bytes // 2] ^= 1
+        (tmp_path / "m.gguf").write_bytes(changed)
+        with pytest.raises(ModelError, match=r"m\.gguf: its weights are not what was exported"):
+            LlamaCpp(tmp_path / "m.gguf", threads=1)
+    seal = read_gguf_head(nano_gguf).metadata[SEAL].encode()
+    for other in (b"%016d" % 7 + seal[16:], UNSEALED.encode()):  # quantised anew by another program, or never sealed
+        (tmp_path / "m.gguf").write_bytes(bytes(changed).replace(seal, other))
+        with LlamaCpp(tmp_path / "m.gguf", threads=1) as opened:
+            assert len(list(opened.generate(PROMPT, max_tokens=2, stop_ids=()))) == 2
 
 
 def test_an_architecture_that_llama_cpp_lacks_is_named(nano_gguf: Path, tmp_path: Path) -> None:

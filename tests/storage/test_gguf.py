@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eyas.errors import ModelError
-from eyas.storage.gguf import read_gguf_head
+from eyas.storage.gguf import read_gguf_head, seal_gguf
 
 
 def write(
@@ -64,6 +64,13 @@ def test_bits_per_weight_count_scales_but_no_metadata(file: Path) -> None:
     # 96 numbers of 16 bits, 5 of 32, and 256 in blocks of 32 with 34 bytes each.
     assert read_gguf_head(file).bits_per_weight == pytest.approx((96 * 16 + 5 * 32 + 8 * 34 * 8) / (96 + 5 + 256))
     assert read_gguf_head(file).types == {"F16": 1, "F32": 1, "Q8_0": 1}
+
+
+def test_only_a_file_that_awaits_its_seal_is_sealed(file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(ModelError, match=r"eyas\.tensors\.seal is None, expected '0"):
+        seal_gguf(file)
+    assert file.read_bytes() == before
 
 
 def test_a_file_cut_anywhere_is_one_clear_error(file: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from eyas.export.exported import Exported
 from eyas.parity import Limits
 from eyas.runtimes.llamacpp import LlamaCpp
 from eyas.storage.artifacts import atomic_path
-from eyas.storage.gguf import GGUFHead
+from eyas.storage.gguf import SEAL, UNSEALED, GGUFHead, seal_gguf
 from eyas.storage.origins import link_model
 from eyas.storage.tokenization import encode_text, end_of_turn, load_tokenizer, stop_ids
 
@@ -96,11 +96,12 @@ def export_gguf(
             "outtype": {"F16": "f16", "Q4_K_M": "f16"}.get(quantisation, "q8_0"),
             "q4_0": quantisation == "Q4_0",
             "pre_tokenizer": named,
-            "metadata": _metadata(tokenizer, stops) | _file_type(quantisation),
+            "metadata": _metadata(tokenizer, stops) | _file_type(quantisation) | {SEAL: UNSEALED},
         }
         converter.convert(request)
         if made != draft:
             quantise(made, draft, to=quantisation)
+        seal_gguf(draft)
         head, compared, otherwise = _checked(draft, tokenizer=tokenizer, stops=stops, texts=texts)
     return Exported(
         files=(out,),

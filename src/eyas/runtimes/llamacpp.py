@@ -15,7 +15,7 @@ from eyas.errors import DataError, ModelError
 from eyas.runtimes.llama_c import PACKAGE, Batch, Library, library
 from eyas.runtimes.runtime import Runtime
 from eyas.runtimes.session import Logits
-from eyas.storage.gguf import read_gguf_head
+from eyas.storage.gguf import read_gguf_head, require_seal
 from eyas.storage.processor import core_count
 
 BATCH = 512
@@ -36,12 +36,20 @@ class LlamaCpp(Runtime):
     """
 
     def __init__(self, path: Path, *, context_length: int | None = None, threads: int | None = None) -> None:
-        """The whole training context is reserved unless `context_length` is less; all cores unless `threads`."""
+        """The whole training context is reserved unless `context_length` is less; all cores unless `threads`.
+
+        A file that eyas wrote is read once more to compare its seal, after the load time.
+        """
         loaded = library()
         started = time.perf_counter()
         self._file = _LlamaSession(loaded, path, context_length=context_length, threads=threads or core_count())
         self.head, self.vocabulary_size = self._file.head, self._file.vocabulary_size
         super().__init__(self._file, name=PACKAGE, version=loaded.version, load_s=time.perf_counter() - started)
+        try:
+            require_seal(path, self.head)
+        except ModelError:
+            self.close()
+            raise
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text as it stands by the file's own tokenizer: special tokens parsed, nothing added."""

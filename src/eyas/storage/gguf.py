@@ -6,6 +6,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import struct
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?
 MAX_DIMENSIONS = 4
 """GGML_MAX_DIMS"""
 TOKENS = "tokenizer.ggml.tokens"
+SEAL = "eyas.tensors.seal"
+"""Bytes of the tensor data and their SHA-256, of files that eyas writes: GGUF has no checksum of its own, and llama.cpp
+passes over keys that it does not know. Whoever quantises such a file anew copies the key; the bytes are others then."""
+UNSEALED = f"{0:016d} {'0' * 64}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class GGUFHead:
         return str(self.metadata["general.architecture"])
 
     @property
+    def data_offset(self) -> int:
+        """Bytes before the first tensor's."""
+        return min(tensor.offset for tensor in self.tensors)
+
+    @property
     def parameters(self) -> int:
         """Stored numbers; tied weights count once."""
         return sum(prod(tensor.shape) for tensor in self.tensors)
@@ -84,6 +94,38 @@ def read_gguf_head(path: Path) -> GGUFHead:
             return _Reader(data, path).head()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error}). Give a GGUF file.") from error
+
+
+def seal_gguf(path: Path) -> None:
+    """Replace UNSEALED in a file's metadata by what its tensor data are, in place.
+
+    Raises: ModelError, as `read_gguf_head`, or if UNSEALED is not there.
+    """
+    head = read_gguf_head(path)
+    with path.open("r+b") as file:
+        begin = file.read(head.data_offset).find(SEAL.encode() + struct.pack("<IQ", STRING, len(UNSEALED)))
+        if begin < 0 or head.metadata.get(SEAL) != UNSEALED:
+            raise ModelError(f"{path}: {SEAL} is {head.metadata.get(SEAL)!r}, expected {UNSEALED!r}. Export it again.")
+        file.seek(begin + len(SEAL) + struct.calcsize("<IQ"))
+        file.write(_sealed(path, head).encode())
+
+
+def require_seal(path: Path, head: GGUFHead) -> None:
+    """Compare the tensor data with the file's seal, where it has one that is of as many bytes. Reads the whole file.
+
+    Raises: ModelError, if they differ.
+    """
+    seal = head.metadata.get(SEAL)
+    if not isinstance(seal, str) or seal.partition(" ")[0] != f"{head.bytes - head.data_offset:016d}":
+        return
+    if seal != _sealed(path, head):
+        raise ModelError(f"{path}: its weights are not what was exported. Copy it or export the model again.")
+
+
+def _sealed(path: Path, head: GGUFHead) -> str:
+    with path.open("rb") as file:
+        file.seek(head.data_offset)
+        return f"{head.bytes - head.data_offset:016d} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 class _Reader:
