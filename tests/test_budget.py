@@ -8,6 +8,7 @@ import pytest
 
 from eyas.budget import Budget, accuracy_of, parse_bytes, parse_seconds, recommend
 from eyas.errors import DataError
+from eyas.report.deployment_console import recommendation_lines
 
 
 def row(name: str, *, reasoning: float, fast: float, tpot: float | None, rss: float = 100.0) -> dict[str, Any]:
@@ -38,6 +39,9 @@ def test_what_breaks_a_limit_or_was_not_measured_is_no_candidate() -> None:
     assert recommend([row("dark", reasoning=1.0, fast=1.0, tpot=None), FAST], Budget()).row is FAST
     unmeasured = FAST | {"peak_rss_bytes": None}
     assert recommend([unmeasured], Budget(rss_bytes=1e12)).row is None
+    found = recommend([row("dark", reasoning=1.0, fast=1.0, tpot=None)], Budget())
+    (said,) = recommendation_lines(found, Budget())
+    assert said.startswith("Nothing to recommend: no file was both asked")  # no limit is too low
     assert Budget(rss_bytes=499, ttft_s=0.05, bytes=9).exceeded(NEAR) == ["rss_bytes", "bytes", "ttft_s"]
 
 

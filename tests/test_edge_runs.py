@@ -10,9 +10,12 @@ import pytest
 import yaml
 from test_cli_evaluate import eyas
 
+from eyas.deploy import edge_recipe
+from eyas.errors import RecipeError
 from eyas.estimates import BITS
-from eyas.recipe import Format
-from eyas.storage.artifacts import damaged_files, open_artifact, read_json
+from eyas.recipe import BenchStage, ExportStage, Format, parse_recipe
+from eyas.report.deployment import Deployed, figure_ratios
+from eyas.storage.artifacts import damaged_files, open_artifact, read_json, write_json
 
 RECIPE = """
 name: edge
@@ -66,6 +69,7 @@ def test_a_file_cut_between_two_attempts_is_made_again(root: Path) -> None:
     artifact = run / read_json(run / "index.json")[EXPORT]
     (artifact / "manifest.json").unlink()  # as after kill -9, before the stage's end
     (artifact / "distilled-onnx-fp32" / "decode.onnx").write_bytes(b"cut")
+    write_json(artifact / "exported.json", {"file": "distilled-onnx-fp32"})  # an older version's, without checksums
     assert run_again(root) == 0
     assert (artifact / "distilled-onnx-fp32" / "decode.onnx").stat().st_size > 1000
 
@@ -83,3 +87,76 @@ def test_a_plan_knows_every_format(tmp_path: Path) -> None:
     status, out, error = eyas("plan", tmp_path / "all.yaml", "--out", tmp_path)
     assert (status, error) == (0, "")
     assert all(f"export.distilled.{name}" in out for name in get_args(Format))
+
+
+def test_deploy_measures_and_reports_what_a_recipe_only_exports(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root / "runs" / "edge")
+    status, out, error = eyas("deploy", ".", "--rounds", "2")
+    assert (status, error) == (0, "")
+    assert "ship Distilled onnx-fp32" in out
+    (row,) = read_json(root / "runs" / "edge" / "summary.json")["deployment"]
+    assert row["tpot_s"]["value"] > 0
+
+
+def test_deploy_refuses_a_run_under_another_name(root: Path) -> None:
+    (root / "runs" / "edge").rename(root / "runs" / "mine")
+    status, _, error = eyas("deploy", root / "runs" / "mine")
+    assert (status, "was made as 'edge'" in error) == (1, True)
+
+
+def deploying(root: Path, *stages: dict[str, Any], **given: Any) -> list[Any]:
+    """The export and bench stages of a run whose recipe has these stages at its end."""
+    run = root / "runs" / "edge"
+    resolved = read_json(run / "resolved.json")
+    write_json(run / "resolved.json", {**resolved, "stages": [*resolved["stages"][:2], *stages]})
+    recipe, _ = edge_recipe(run, **({"formats": (), "examples": None, "rounds": None} | given))
+    return [stage for stage in recipe.stages if isinstance(stage, ExportStage | BenchStage)]
+
+
+def test_what_deploy_is_given_takes_the_place_of_what_the_recipe_says(root: Path) -> None:
+    export = {"type": "export", "name": "files", "models": ["distilled"], "formats": ["gguf-q4_0", "gguf-f16"]}
+    bench = {"type": "bench", "exports": ["files"], "rounds": 4}
+    made = deploying(root, export, bench, formats=["gguf-q8_0"], examples=7, rounds=3)
+    assert (made[0].formats, made[0].examples, made[1].rounds) == (("gguf-q8_0",), 7, 3)
+    made = deploying(root, export, bench)
+    assert (made[0].formats, made[0].examples, made[1].rounds) == (("gguf-q4_0", "gguf-f16"), None, 4)
+    made = deploying(root, export)
+    assert (made[1].exports, made[1].rounds) == (("files",), 5)
+
+
+def test_deploy_measures_nothing_where_no_runtime_runs_the_format(root: Path) -> None:
+    (export,) = deploying(root, formats=["safetensors"])
+    assert export.formats == ("safetensors",)
+    resolved = read_json(root / "runs" / "edge" / "resolved.json")
+    resolved["stages"] += [{"type": "export", "models": ["distilled"], "formats": ["w8a8"]}, {"type": "bench"}]
+    with pytest.raises(RecipeError, match="'bench' has nothing to measure"):
+        parse_recipe(resolved)
+
+
+def test_deploy_takes_the_trained_student_whatever_its_role_and_greedy_answers(root: Path) -> None:
+    evaluate = {"type": "evaluate", "models": {"base": "student", "sft": "student"}, "divergence_prompts": 0}
+    drawn = {**evaluate, "name": "drawn", "sampling": {"temperature": 0.7}}
+    (export, _) = deploying(root, {**evaluate, "name": "greedy"}, drawn)
+    assert (export.models, export.evaluation) == (("sft",), "greedy")
+
+
+def test_figures_of_separate_bench_stages_are_not_divided_by_one_another() -> None:
+    def file(bench: str, rounds: int) -> Deployed:
+        measured = {"tpot_s": {"rounds": [0.01] * rounds}}
+        return Deployed(f"export.{bench}", "distilled", "gguf-f16", {"bytes": 8}, measured, bench)
+
+    assert set(figure_ratios(file("a", 2), file("a", 2))) == {"tpot_s"}
+    assert figure_ratios(file("a", 2), file("b", 3)) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "--format", "gguf-f16"), "whose export stages say all that themselves. Drop --format."),
+        (("bench", "--rounds", "3"), "whose bench stages say all that themselves. Drop --rounds."),
+    ],
+)
+def test_what_a_recipe_says_itself_is_refused_not_ignored(arguments: tuple[str, ...], message: str) -> None:
+    command, *options = arguments
+    status, _, error = eyas(command, "edge.yaml", *options)
+    assert (status, message in error) == (1, True)

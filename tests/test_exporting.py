@@ -54,11 +54,14 @@ def test_what_cannot_be_exported_is_one_error(arguments: tuple[str, ...], messag
     assert re.match(message, error)
 
 
-def test_a_file_beyond_its_limits_is_an_error_and_not_written_down(
+def test_a_file_beyond_its_limits_is_an_error_and_neither_kept_nor_written_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made = ("export", "builtin:nano-student", "--format", "onnx-fp32", "--context-length", "96", "--to", tmp_path)
+    assert eyas(*made)[0] == 0
     monkeypatch.setattr(checked, "limits_of", lambda _: Limits(error_nats=0, kl_nats=0, gap_nats=0))
-    status, _, error = eyas("export", "builtin:nano-student", "--format", "onnx-fp32", "--to", tmp_path)
+    status, _, error = eyas(*made)
     assert status == 1
     assert error.startswith("ExportError: the file is another model than the one it was made from: log-probs up to 0.0")
-    assert not (tmp_path / "exports.json").exists()
+    assert json.loads((tmp_path / "exports.json").read_text()) == {}  # nor that of an earlier attempt
+    assert [path.name for path in tmp_path.iterdir()] == ["exports.json"]

@@ -42,6 +42,8 @@ class Recommendation:
 
     row: Mapping[str, Any] | None
     """None where no file fits."""
+    candidates: int
+    """Files with accuracy and TPOT."""
     fitting: int
     best: Mapping[str, Any] | None
     """The most accurate one that fits; another than `row` where that one is as good and faster."""
@@ -68,10 +70,11 @@ def recommend(rows: Sequence[Mapping[str, Any]], budget: Budget) -> Recommendati
     candidates = [row for row in rows if row["accuracy"] and value_of(row, "tpot_s") is not None]
     fitting = [row for row in candidates if not budget.exceeded(row)]
     if not fitting:
-        return Recommendation(row=None, fitting=0, best=None)
+        return Recommendation(row=None, candidates=len(candidates), fitting=0, best=None)
     best = max(fitting, key=accuracy_of)
     as_good = [row for row in fitting if accuracy_of(row) >= accuracy_of(best) - AS_GOOD]
-    return Recommendation(row=min(as_good, key=lambda row: row["tpot_s"]["value"]), fitting=len(fitting), best=best)
+    fastest = min(as_good, key=lambda row: row["tpot_s"]["value"])
+    return Recommendation(row=fastest, candidates=len(candidates), fitting=len(fitting), best=best)
 
 
 def parse_bytes(text: str) -> float:

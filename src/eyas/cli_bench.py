@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eyas.cli_evaluate import RECIPES, RunStage
+from eyas.cli_evaluate import RECIPES, RunStage, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,10 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
         Let nothing else run meanwhile. Ctrl-C shows the rounds that are complete.
         """
         if len(files) == 1 and files[0].suffix in RECIPES:
+            of_files: dict[str, object] = {"--prompt-tokens": prompt_tokens != 512, "--rounds": rounds != 5}
+            of_files |= {"--completion-tokens": completion_tokens != 128, "--repeats": repeats != 3}
+            of_files |= {"--threads": threads, "--baseline": baseline, "--soc": soc, "--json": json}
+            refuse(f"{files[0]} is a recipe, whose bench stages say all that themselves", of_files)
             run_stage(files[0], Path("runs"), None, None, stage="bench", name=None)
             return
         from eyas.errors import RecipeError

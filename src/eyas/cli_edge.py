@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eyas.cli_evaluate import RECIPES, RunStage
+from eyas.cli_evaluate import RECIPES, RunStage, refuse
 
 if TYPE_CHECKING:
     from eyas.recipe import Format
@@ -23,6 +23,8 @@ DEPLOY_EXAMPLES = (
     "eyas deploy runs/quickstart",
     "eyas deploy runs/quickstart --format gguf-q8_0 --format gguf-q4_0 --max-rss 1GiB --max-ttft 500ms",
 )
+
+TO, OUT, PROMPTS = Path("exports"), Path("runs"), 8
 
 Formats = Annotated[
     list[str] | None,
@@ -43,19 +45,23 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
             typer.Argument(metavar="RECIPE|MODEL", help="Recipe (*.yaml), hub id or directory.", show_default=False),
         ],
         format_: Formats = None,
-        to: Annotated[Path, typer.Option("--to", help="Directory for the files.")] = Path("exports"),
+        to: Annotated[Path, typer.Option("--to", help="Directory for the files.")] = TO,
         data: Annotated[
             str | None, typer.Option(metavar="FILE", help="Compare with the model on these prompts; else on four.")
         ] = None,
-        prompts: Annotated[int, typer.Option(min=1, help="At most so many.")] = 8,
+        prompts: Annotated[int, typer.Option(min=1, help="At most so many.")] = PROMPTS,
         context_length: Length = None,
         name: Annotated[str | None, typer.Option("--name", help="Of a recipe only the stage of this name.")] = None,
-        out: Annotated[Path, typer.Option("--out", help="Workspace of a recipe.")] = Path("runs"),
+        out: Annotated[Path, typer.Option("--out", help="Workspace of a recipe.")] = OUT,
     ) -> None:
         """Write a model as GGUF, ONNX or for Ascend; every file is compared with its model, or it is an error."""
         if target.endswith(RECIPES):
+            of_models: dict[str, object] = {"--format": format_, "--to": to != TO, "--data": data}
+            of_models |= {"--prompts": prompts != PROMPTS, "--context-length": context_length}
+            refuse(f"{target} is a recipe, whose export stages say all that themselves", of_models)
             run_stage(Path(target), out, None, None, stage="export", name=name)
             return
+        refuse(f"{target} is taken for a model, not a recipe (*.yaml)", {"--name": name, "--out": out != OUT})
         from eyas.console import quieten
         from eyas.export.formats import Choices
         from eyas.exporting import export_model
@@ -73,7 +79,9 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
         examples: Annotated[
             int | None, typer.Option(min=0, help="Held-out examples that every file answers in each mode; else all.")
         ] = None,
-        rounds: Annotated[int, typer.Option(min=2, help="Times that every file is measured.")] = 5,
+        rounds: Annotated[
+            int | None, typer.Option(min=2, help="Times that every file is measured; 5.", show_default=False)
+        ] = None,
         max_rss: Budget = None,
         max_size: Budget = None,
         max_ttft: Budget = None,
@@ -81,7 +89,8 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
     ) -> None:
         """Turn a run's student and teacher into files, measure them, and say which one to ship.
 
-        Files that the run has already are kept. The run's report gets the deployment table.
+        Files that the run has already are kept; what is given takes the place of what its recipe says of its export and
+        bench stages. The run's report gets the deployment table.
         """
         from eyas.budget import Budget, parse_bytes, parse_seconds
         from eyas.deploy import deploy as deploy_run

@@ -159,23 +159,23 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
             of_models |= {"--max-tokens": max_tokens, "--temperature": temperature, "--samples": samples > 1}
             of_models |= {"--seed": seed, "--dtype": dtype != "float32", "--batch-size": batch_size}
             of_models |= {"--include-path": include_path, "--unsafe-code": unsafe_code}
-            _refuse(f"{target} is a recipe, which says all that itself (or --set does)", given | of_models)
+            refuse(f"{target} is a recipe, which says all that itself (or --set does)", given | of_models)
             run_stage(Path(target), out, set_, limit, stage="evaluate", name=name)
             return
-        _refuse(f"{target} is taken for a model, not a recipe (*.yaml)", {"--name": name, "--set": set_})
+        refuse(f"{target} is taken for a model, not a recipe (*.yaml)", {"--name": name, "--set": set_})
         _require_one(target, given)
         common: dict[str, Any] = {"limit": limit, "seed": seed, "dtype": dtype}
         if data is None:
             own = {"--baseline": baseline, "--grader": grader, "--temperature": temperature, "--samples": samples > 1}
-            _refuse("benchmarks have graders and sampling of their own", own)
+            refuse("benchmarks have graders and sampling of their own", own)
             common |= {"max_tokens": max_tokens, "chat": chat_template, "unsafe_code": unsafe_code}
             common |= {"batch_size": batch_size or 8, "mode": _one_mode(modes)}
             run_benchmarks(target, common, suite, tasks, include=include_path, thinking=_known(thinking), out=out)
             return
         benchmarks = {"--include-path": include_path, "--unsafe-code": unsafe_code}
-        _refuse("--data has nothing to do with benchmarks", benchmarks | {"--chat-template": chat_template is not None})
+        refuse("--data has nothing to do with benchmarks", benchmarks | {"--chat-template": chat_template is not None})
         if samples > 1 and temperature == 0:
-            _refuse("a greedy answer is the same every time; --temperature 0.7 samples", {"--samples": samples})
+            refuse("a greedy answer is the same every time; --temperature 0.7 samples", {"--samples": samples})
         common |= {"samples": samples, "thinking": _known(thinking), "modes": _modes(modes)}
         sampling = {"temperature": temperature, "max_completion_tokens": max_tokens or 512}
         measure_on_file(target, data, grader, sampling, common, batch_size or 64, baseline=baseline, out=out)
@@ -183,7 +183,7 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
     app.command(epilog="\n\n".join(EXAMPLES))(evaluate)
 
 
-def _refuse(reason: str, options: Mapping[str, object]) -> None:
+def refuse(reason: str, options: Mapping[str, object]) -> None:
     """Raises: RecipeError, if one of the options was given."""
     from eyas.errors import RecipeError
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from eyas.errors import EyasError
 from eyas.export.checked import Checked, export_checked
 from eyas.export.formats import Choices
 from eyas.measurement import slug, thinking_of, weights_of
@@ -43,10 +45,14 @@ def export_model(
         model = Path(scratch) / "model"
         compared_on = _prompts(spec, model, data, count=prompts, workspace=Path(scratch))
         for format_ in formats:
-            made = export_checked(
-                format_, model, directory=out, name=slug(origin), prompts=compared_on, choices=choices
-            )
-            _note(out, made, origin)
+            try:
+                made = export_checked(
+                    format_, model, directory=out, name=slug(origin), prompts=compared_on, choices=choices
+                )
+            except EyasError:
+                _note(out, {})
+                raise
+            _note(out, {made.path.name: {"model": origin, **made.facts()}})
             yield made
 
 
@@ -62,6 +68,9 @@ def _prompts(spec: ModelSpec, model: Path, data: str | None, *, count: int, work
     return [encode_prompt(tokenizer, item, mode, thinking=thinking) for item in examples for mode in modes][:count]
 
 
-def _note(out: Path, made: Checked, origin: str) -> None:
-    known = read_json(out / EXPORTS) if (out / EXPORTS).is_file() else {}
-    write_json(out / EXPORTS, known | {made.path.name: {"model": origin, **made.facts()}})
+def _note(out: Path, made: Mapping[str, Any]) -> None:
+    """Add what was made, and take out what is no longer there."""
+    if made or (out / EXPORTS).is_file():
+        known = read_json(out / EXPORTS) if (out / EXPORTS).is_file() else {}
+        left = {name: facts for name, facts in known.items() if (out / name).exists()}
+        write_json(out / EXPORTS, {**left, **made})

@@ -96,3 +96,8 @@ def test_bandwidth_is_bytes_by_seconds_of_the_best_try(monkeypatch: pytest.Monke
         array.sum()
         tries.append(array.nbytes / (time.perf_counter() - started))
     assert 0.1 * max(tries) < bandwidth.read_bandwidth() < 20 * max(tries)
+
+
+def test_measuring_bandwidth_leaves_a_small_device_its_memory() -> None:
+    assert bandwidth.array_bytes(2, memory=8 * 2**30) == 2**28  # an eighth are 512 MiB for each core
+    assert bandwidth.array_bytes(4, memory=2**30) == 2**25  # 4 × 32 MiB of 1 GiB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import transformers
 
-from eyas.errors import ExportError
+from eyas.errors import ExportError, EyasError
 from eyas.export.exported import Exported
 from eyas.export.formats import Choices, export_as, limits_of, open_compared
 from eyas.export.reference import GREEDY_TOKENS, parity_with, reference_of
@@ -71,7 +72,7 @@ def export_checked(
     An answer ends at a stop id, or after 64 tokens.
 
     Prompts that do not fit the file's context are left out. Both are in memory meanwhile, for each is asked about the
-    other's tokens.
+    other's tokens. A file that does not pass is deleted, so that nobody ships it.
 
     Raises: ExportError with the numbers, if the file differs by more than its format's limits, or no prompt fits; as
     `export_as` and `open_runtime`.
@@ -81,6 +82,17 @@ def export_checked(
     parameters = parameter_count(model_dir)
     if format_ == "safetensors":
         return Checked(path, made, parameters, parity=None, compared_by=f"transformers {transformers.__version__}")
+    try:
+        parity, compared_by = _compared(format_, path, model_dir, prompts)
+        require_parity(parity, limits=limits_of(format_))
+    except EyasError:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+    return Checked(path, made, parameters, parity=parity, compared_by=compared_by)
+
+
+def _compared(format_: Format, path: Path, model_dir: Path, prompts: Sequence[Sequence[int]]) -> tuple[Parity, str]:
+    """And by what: the runtime and its version."""
     model = load_model(model_dir, dtype="float32")
     own = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
     longest = max(len(ids) for ids in prompts)
@@ -97,7 +109,4 @@ def export_checked(
             reference_of(model, ids, tokens=min(GREEDY_TOKENS, runtime.context_length - len(ids)), stop_ids=stops)
             for ids in fitting
         ]
-        parity = parity_with(runtime, references)
-        compared_by = f"{runtime.name} {runtime.version}"
-    require_parity(parity, limits=limits_of(format_))
-    return Checked(path, made, parameters, parity=parity, compared_by=compared_by)
+        return parity_with(runtime, references), f"{runtime.name} {runtime.version}"

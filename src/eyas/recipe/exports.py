@@ -49,7 +49,7 @@ def expand_export(stage: ExportStage, stages: Sequence[Stage]) -> list[ExportSta
 def expand_bench(stage: BenchStage, stages: Sequence[Stage]) -> BenchStage:
     """The stage with the files of its export stages.
 
-    Raises: RecipeError, if one of them is no export stage.
+    Raises: RecipeError, if one of them is no export stage, or none of their formats runs here.
     """
     exports = {item.name: item for item in stages if isinstance(item, ExportStage)}
     for name in stage.exports:
@@ -60,4 +60,9 @@ def expand_bench(stage: BenchStage, stages: Sequence[Stage]) -> BenchStage:
             )
     files = tuple(f"{name}.{role}.{format_}" for name in stage.exports for role in exports[name].models
                   for format_ in exports[name].formats if format_ not in NOT_RUN_HERE)  # fmt: skip
+    if not files:
+        raise RecipeError(
+            f"stage {stage.name!r} has nothing to measure: no runtime here runs {', '.join(NOT_RUN_HERE)}. Take it out "
+            f"or add a format to {', '.join(stage.exports)}."
+        )
     return stage.model_copy(update={"files": files})

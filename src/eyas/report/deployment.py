@@ -35,6 +35,8 @@ class Deployed:
     """What its export stage measured: accuracy, parity, bytes."""
     measured: Mapping[str, Any] | None
     """What the bench stage did; None where it was not measured here."""
+    bench: str | None
+    """That stage: only files that were measured in turns with one another are compared."""
 
     @property
     def family(self) -> str:
@@ -66,12 +68,14 @@ class Ratios:
 
 def deployed(evidence: Evidence) -> list[Deployed]:
     """Every exported file, in the recipe's order."""
-    measured: dict[str, Mapping[str, Any]] = {}
-    for name, stage in evidence.stages.items():
+    measured: dict[str, tuple[Mapping[str, Any] | None, str | None]] = {}
+    for bench, stage in evidence.stages.items():
         if isinstance(stage, BenchStage):
-            measured |= evidence.artifacts[name].facts["files"]
+            measured |= {name: (found, bench) for name, found in evidence.artifacts[bench].facts["files"].items()}
     return [
-        Deployed(name, stage.models[0], stage.formats[0], evidence.artifacts[name].facts, measured.get(name))
+        Deployed(
+            name, stage.models[0], stage.formats[0], evidence.artifacts[name].facts, *measured.get(name, (None, None))
+        )
         for name, stage in evidence.stages.items()
         if isinstance(stage, ExportStage)
     ]
@@ -107,14 +111,20 @@ def against_finest(evidence: Evidence, files: Sequence[Deployed]) -> list[Ratios
     ]
 
 
+def figure_ratios(a: Deployed, b: Deployed) -> dict[str, Figure]:
+    """Round by round, where one bench stage measured both; nothing else was the same work at the same time."""
+    if a.bench != b.bench:
+        return {}
+    return {name: own.over(other) for name in RATIOS if (own := a.figure(name)) and (other := b.figure(name))}
+
+
 def _ratios(evidence: Evidence, a: Deployed, b: Deployed) -> Ratios:
-    figures = {name: own.over(other) for name in RATIOS if (own := a.figure(name)) and (other := b.figure(name))}
     answers = [read_predictions(evidence.artifacts[file.stage].path / "predictions") for file in (a, b)]
     found = {
         mode: compare(*answers, a=a.role, b=b.role, mode=mode, seed=evidence.recipe.seed) for mode in evidence.modes
     }
     return Ratios(
-        a=a, b=b, figures=figures, size=b.facts["bytes"] / a.facts["bytes"],
+        a=a, b=b, figures=figure_ratios(a, b), size=b.facts["bytes"] / a.facts["bytes"],
         accuracy={mode: item for mode, item in found.items() if item is not None},
     )  # fmt: skip
 

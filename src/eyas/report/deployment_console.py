@@ -96,6 +96,12 @@ def recommendation_lines(found: Recommendation, budget: Budget) -> Iterator[str]
     within = (
         f"Within {', '.join(limits)}" if limits else "Without a budget (--max-rss, --max-ttft, --max-tpot, --max-size)"
     )
+    if not found.candidates:
+        yield (
+            "Nothing to recommend: no file was both asked held-out examples (--examples above 0) and measured (a "
+            "format that runs here)."
+        )
+        return
     if found.row is None or found.best is None:
         yield f"{within}: no measured file fits."
         return
