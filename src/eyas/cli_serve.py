@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -112,7 +113,7 @@ def serve(
 def curl_example(url: str, *, model: str) -> str:
     """A command that asks the server something, ready to paste."""
     body = {"model": model, "messages": [{"role": "user", "content": "12+30-5"}], "temperature": 0}
-    return f"curl {url}/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+    return f"curl {url}/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
 def _interrupted(number: int, frame: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from eyas.cli_serve import curl_example
 from eyas.errors import DataError, ModelError, ServerError
 from eyas.records import MODES, Mode
 from eyas.runtimes.dialogue import GGUFDialogue
@@ -100,6 +102,15 @@ def test_a_port_in_use_is_named(server: ModelServer, nano_gguf: Path, tmp_path: 
         ModelServer(serving(nano_gguf, tmp_path, port=server.port))
     with pytest.raises(ServerError, match=r"192.0.2.1, port 0: cannot be listened on"):
         ModelServer(serving(nano_gguf, tmp_path, host="192.0.2.1"))
+
+
+def test_a_name_may_hold_quotes_and_the_printed_command_is_one_for_a_shell(nano_gguf: Path, tmp_path: Path) -> None:
+    alias = """Bob's "best" ü"""
+    with ModelServer(serving(nano_gguf, tmp_path, alias=alias)) as running:
+        assert json.load(posted(running.url, "12+30", max_tokens=1))["model"] == alias
+        words = shlex.split(curl_example(running.url, model=running.alias))
+    assert words[:2] == ["curl", f"{running.url}/chat/completions"]
+    assert json.loads(words[-1])["model"] == alias
 
 
 def test_files_that_cannot_be_served_are_refused_before_a_process_starts(nano_gguf: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ QUANTISER_VERSION = "26.1.0"
 REQUIREMENTS = (
     f"{QUANTISER}=={QUANTISER_VERSION}",
     "bracex==3.2.3", "certifi", "charset-normalizer", "easydict==1.13", "einops==0.8.2", "idna", "pygtrie==2.6.2",
-    "requests", "scipy", "urllib3", "wcmatch==12.0.1",
+    "requests", "scipy==1.17.1", "urllib3", "wcmatch==12.0.1",
 )  # fmt: skip
 """All that the quantiser needs and this environment may lack; torch, transformers and numpy are shared."""
 ARCHITECTURES = ("llama", "qwen2", "qwen3")

@@ -108,7 +108,7 @@ class ModelServer:
         status, answer = self._ask("POST", "/v1/chat/completions", asked)
         if self._process.poll() is not None:
             raise self._ended()
-        if status != http.HTTPStatus.OK or self.alias not in answer:
+        if status != http.HTTPStatus.OK or _model_of(answer) != self.alias:
             raise ServerError(
                 f"the server is up but answered a first request with {status}: {answer[:300]}. Its log: {self.log}."
             )
@@ -139,6 +139,15 @@ class ModelServer:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _model_of(answer: str) -> object:
+    """The name of the model that answered; None, if it is no answer of such a server."""
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        return None
+    return found.get("model") if isinstance(found, dict) else None
 
 
 def default_log(port: int) -> Path:
