@@ -169,6 +169,10 @@ def test_damaged_weights_are_a_clear_error(nano: Path, tmp_path: Path) -> None:
         (broken / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(CorruptArtifact, match=words):
             load_w8a8_oracle(broken)
+    for text in ("{", "{}", json.dumps(config | {"hidden_size": "x"})):
+        (broken / "config.json").write_text(text)
+        with pytest.raises(CorruptArtifact, match="no config of a causal language model"):
+            load_w8a8_oracle(broken)
 
 
 def test_other_architectures_and_a_failing_quantiser_are_clear_errors(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
@@ -62,11 +63,15 @@ def load_w8a8_oracle(directory: Path) -> Runtime:
 def w8a8_model(directory: Path, weights: W8A8Weights) -> PreTrainedModel:
     """The Hugging Face model in float32 with these layers in place of its own.
 
-    Raises: CorruptArtifact, if the weights are not all that the config's model has.
+    Raises: CorruptArtifact, if there is no config of a model, or the weights are not all that its model has.
     """
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        AutoConfig.from_pretrained(directory, trust_remote_code=False), dtype=torch.float32
-    )
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise CorruptArtifact(
+            f"{directory}: no config of a causal language model ({str(error).splitlines()[0]}). Export it again."
+        ) from error
     tensors, used = weights.tensors, set()
     for name in weights.linears:
         try:
