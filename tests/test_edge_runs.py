@@ -48,6 +48,23 @@ def root(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "edge", symlinks=True))
 
 
+def test_a_context_too_small_for_the_answers_is_no_loss_of_the_format(root: Path) -> None:
+    recipe = root / "edge.yaml"
+    recipe.write_text(RECIPE.replace("context_length: 96", "context_length: 17"))
+    status, _, error = eyas("run", recipe, "--out", root / "runs")
+    assert status == 1
+    assert "ExportError: the file holds 17 tokens of prompt and answer" in error
+    assert "in stage 'export'" in error
+
+
+def test_deploy_keeps_the_recipe_as_it_was_written(root: Path) -> None:
+    run = root / "runs" / "edge"
+    for _ in range(2):
+        assert eyas("deploy", run, "--format", "safetensors")[0] == 0
+        assert (run / "recipe.original.yaml").read_text() == RECIPE
+        assert (run / "recipe.yaml").read_text().startswith("# What was run, every default written out")
+
+
 def run_again(root: Path) -> int:
     return eyas("run", root / "edge.yaml", "--out", root / "runs")[0]
 

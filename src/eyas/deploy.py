@@ -16,8 +16,11 @@ from eyas.graph import build_graph
 from eyas.pipeline import read_summary
 from eyas.recipe import NOT_RUN_HERE, EvaluateStage, Format, Recipe, parse_recipe
 from eyas.report.deployment_console import deployment_table, ratio_lines, recommendation_lines
-from eyas.storage.artifacts import read_json
+from eyas.storage.artifacts import atomic_path, read_json
 
+ORIGINAL = "recipe.original.yaml"
+"""The recipe of a run as its user wrote it, once this command has changed `recipe.yaml`."""
+CHANGED = f"# What was run, every default written out: {ORIGINAL} with what `eyas deploy` added and changed.\n"
 FORMATS: tuple[Format, ...] = ("gguf-f16", "gguf-q8_0", "onnx-fp16")
 """What is made where neither the recipe nor the command says."""
 EDGE = ("export", "bench", "report")
@@ -46,6 +49,8 @@ def deploy(run: Path, *, formats: Sequence[Format], examples: int | None, rounds
             f"`eyas run {run / 'recipe.yaml'} --out {run.parent}` first, which makes what is missing."
         )
     console = Console()
+    if changed:
+        _keep_original(run)
     run_with_progress(recipe, recipe_text=_text(run, recipe, changed=changed), workspace=run.parent, console=console)
     summary = read_summary(run)
     rows = summary["deployment"]
@@ -110,11 +115,16 @@ def _defaults(run: Path, recipe: Recipe) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _keep_original(run: Path) -> None:
+    text = (run / "recipe.yaml").read_text(encoding="utf-8")
+    if not text.startswith(CHANGED):
+        with atomic_path(run / ORIGINAL) as draft:
+            draft.write_text(text, encoding="utf-8")
+
+
 def _text(run: Path, recipe: Recipe, *, changed: bool) -> str:
     """What `recipe.yaml` of the run says from now on."""
     if not changed:
         return (run / "recipe.yaml").read_text(encoding="utf-8")
     said = recipe.model_dump(by_alias=True, mode="json")
-    return "# As it was run, every default written out, with what `eyas deploy` added and changed.\n" + yaml.safe_dump(
-        said, sort_keys=False, allow_unicode=True, width=120
-    )
+    return CHANGED + yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=120)

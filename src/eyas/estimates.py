@@ -57,8 +57,8 @@ BYTES_PER_SCORED_TOKEN = 2.5
 DRAWN_ENTRIES = 12
 """Different ids among the 50 draws of a random-sampling target (arXiv 2503.16870)."""
 EXPORT_S = 15.0
-"""Starting the converter, writing a file and comparing it with the model on eight prompts, beside its 64 greedy tokens
-each: 8 to 20 s for the embedded pair."""
+"""Starting the converter, writing a file and comparing it with the model on its answers to sixteen prompts: 8 to 20 s
+for the embedded pair."""
 SINGLE_EFFICIENCY = 0.05
 """Share of the measured matrix-multiply speed with one sequence: bound by memory, not by arithmetic."""
 SINGLE_OVERHEAD_S = 1e-4

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from eyas.recipe import ModelSpec
 from eyas.runtimes import bench, bench_process
 from eyas.runtimes.bench import BenchSettings, bench_files, bench_rounds, prompt_of, thread_counts
 from eyas.runtimes.bench_child import peak_rss_bytes
+from eyas.runtimes.bench_process import CHILD
 from eyas.runtimes.facts import file_facts
 from eyas.runtimes.measurement import FIGURES, Measurement
 from eyas.storage.gguf import read_gguf_head
@@ -155,6 +157,45 @@ def test_a_damaged_file_is_one_error(nano_gguf: Path, nano_onnx: Path, tmp_path:
         bench_files([], settings=SHORT)
     with pytest.raises(RecipeError, match="completion_tokens is 1, expected at least 2"):
         replace(SHORT, completion_tokens=1)
+
+
+def test_a_killed_measurement_leaves_no_child_that_disturbs_the_next(nano_gguf: Path) -> None:
+    request = {
+        "path": str(nano_gguf), "soc": None, "threads": 1, "context_length": 256, "prompt_ids": [5] * 100,
+        "completion_tokens": 100, "warmup": 0, "repeats": 100_000,
+    }  # fmt: skip
+    parent = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, *{CHILD!r}], stdin=subprocess.PIPE, text=True)
+child.stdin.write({json.dumps(json.dumps(request))}); child.stdin.close()
+print(child.pid, flush=True)
+child.wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = Path("/proc") / process.stdout.readline().strip()
+        until = time.monotonic() + 30
+        while nano_gguf.name not in _maps(child) and time.monotonic() < until:  # it is at work
+            time.sleep(0.05)
+        process.kill()
+    until = time.monotonic() + 30
+    while _alive(child) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _alive(child)
+
+
+def _maps(process: Path) -> str:
+    try:
+        return (process / "maps").read_text()
+    except OSError:
+        return ""
+
+
+def _alive(process: Path) -> bool:
+    try:
+        return "\nState:\tZ" not in (process / "status").read_text()
+    except OSError:
+        return False
 
 
 def test_the_child_loads_no_torch() -> None:

@@ -6,8 +6,10 @@ answer JSON in the last line of standard output; an error is `Name: message` on 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +22,15 @@ from eyas.runtimes.energy import energy_meter
 from eyas.runtimes.opening import open_runtime
 from eyas.runtimes.runtime import Runtime
 
+PR_SET_PDEATHSIG = 1
+"""linux/prctl.h"""
+
 
 def main() -> None:
     """Answer the request on standard input."""
     request = json.load(sys.stdin)
+    if sys.platform == "linux":  # or the next command would measure beside what a killed one left behind
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         made = measure(request)
     except (EyasError, MemoryError) as error:

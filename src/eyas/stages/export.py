@@ -165,6 +165,7 @@ def _answers(
         own = read_config(context.model_path()).get("max_position_embeddings") or room
         tokenizer = load_tokenizer(context.model_path())
         with open_fastest(path, min(prompts, key=len), context_length=min(own, room)) as runtime:
+            require_room(runtime.context_length, needed=min(own, room), name=stage.name)
             respondent = Respondent(
                 engine=ExportedEngine(runtime),
                 tokenizer=tokenizer,
@@ -179,6 +180,16 @@ def _answers(
                 context.clock.save()
                 context.progress.advance(len(unit))
     return list(read_records(directory, kind=SequenceRecord))
+
+
+def require_room(context_length: int, *, needed: int, name: str) -> None:
+    """Raises: ExportError, if answers would be cut where the model's were not: a loss that is none of the format's."""
+    if context_length < needed:
+        raise ExportError(
+            f"the file holds {context_length:,} tokens of prompt and answer, the evaluation's longest prompt and "
+            f"answer may have {needed:,}. Give `context_length: {needed}` in stage {name.split('.')[0]!r}, or lower "
+            "the evaluation's `sampling.max_completion_tokens`."
+        )
 
 
 def _evaluation(stage: ExportStage, context: StageContext) -> EvaluateStage:
