@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from eyas.cli import app
 from eyas.errors import ModelError, RecipeError
 from eyas.latency import Generation, Round
-from eyas.report.measurements import bytes_text, milliseconds, names_of, ratio_table
+from eyas.report.measurements import names_of, ratio_table
+from eyas.report.words import mebibytes, milliseconds
 from eyas.runtimes import bench
 from eyas.runtimes.facts import file_facts
 from eyas.runtimes.measurement import Measurement
@@ -158,4 +159,4 @@ def test_ratios_say_how_many_times_less_and_what_is_saved(nano_gguf: Path, copie
 
 def test_numbers_keep_the_digits_that_count() -> None:
     assert [milliseconds(seconds) for seconds in (7.12e-5, 0.01234, 1.5)] == ["0.0712 ms", "12.3 ms", "1,500 ms"]
-    assert [bytes_text(count) for count in (640_000, 270_900_000)] == ["0.61 MiB", "258 MiB"]
+    assert [mebibytes(count) for count in (640_000, 270_900_000)] == ["0.61 MiB", "258 MiB"]

@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 
 from eyas.graph import Node
 from eyas.pipeline import read_summary, run_recipe
-from eyas.recipe import Recipe, ReportStage
+from eyas.recipe import BenchStage, Recipe, ReportStage
 from eyas.report.console import result_table
 from eyas.storage.artifacts import Artifact
 from eyas.storage.context import Progress
@@ -108,6 +108,8 @@ def run_and_show(
     if stage is None and any(isinstance(stage, ReportStage) for stage in recipe.stages):
         console.print(result_table(read_summary(run)))
         console.print(f"Report: {run / 'report.html'}", highlight=False, soft_wrap=True)
+        if not any(isinstance(stage, BenchStage) for stage in recipe.stages):
+            console.print(f"For a device: eyas deploy {run}", highlight=False, soft_wrap=True)
     else:
         for made, artifact in done.items():
             if stage in (None, artifact.stage):

@@ -9,9 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from eyas.latency import Figure
+from eyas.report.words import mebibytes, milliseconds
 from eyas.runtimes.measurement import Measurement
-
-MIB = 2**20
 
 
 def names_of(measured: Sequence[Measurement]) -> list[str]:
@@ -69,18 +68,6 @@ def figure_table(measured: Sequence[Measurement]) -> Table:
     return table
 
 
-def milliseconds(seconds: float) -> str:
-    """Three digits that count: `0.0712 ms`, `12.3 ms`."""
-    value = 1000 * seconds
-    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
-
-
-def bytes_text(count: float) -> str:
-    """`0.61 MiB`, `258 MiB`."""
-    value = count / MIB
-    return f"{value:,.0f} MiB" if value >= 100 else f"{value:.3g} MiB"
-
-
 def energy_text(energy: Figure | None) -> str:
     """Joules a token, or that nothing could be read."""
     return "not measured" if energy is None else f"{energy.value:.3g} J/token"
@@ -93,7 +80,7 @@ def _itl(one: Measurement) -> str:
 
 ROWS: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
     ("format", lambda one: f"{one.file.format} {one.file.quantisation}"),
-    ("size", lambda one: bytes_text(one.file.bytes)),
+    ("size", lambda one: mebibytes(one.file.bytes)),
     ("bits per weight", lambda one: "not told" if (bits := one.file.bits_per_weight) is None else f"{bits:.2f}"),
     ("threads", lambda one: str(one.threads)),
     ("TTFT", lambda one: milliseconds(one.ttft_s.value)),
@@ -104,8 +91,8 @@ ROWS: tuple[tuple[str, Callable[[Measurement], str]], ...] = (
     ("tg, tokens/s", lambda one: f"{one.decode_tok_per_s.value:,.1f}"),
     ("outside library", lambda one: f"{one.host_share.value:.1%}"),
     ("load", lambda one: milliseconds(one.load_s.value)),
-    ("peak RSS", lambda one: bytes_text(one.peak_rss_bytes.value)),
-    ("  before loading", lambda one: bytes_text(one.start_rss_bytes.value)),
+    ("peak RSS", lambda one: mebibytes(one.peak_rss_bytes.value)),
+    ("  before loading", lambda one: mebibytes(one.start_rss_bytes.value)),
     ("energy", lambda one: energy_text(one.energy_j_per_token)),
 )
 
