@@ -210,7 +210,7 @@ def test_facts_of_a_gguf_are_those_of_its_tensors(nano_gguf: Path) -> None:
     assert facts.context_length == config["max_position_embeddings"]
     heads, kept = config["num_attention_heads"], config["num_key_value_heads"]
     numbers = 2 * config["num_hidden_layers"] * kept * (config["hidden_size"] // heads)
-    assert facts.kv_bytes_per_token == 2 * numbers  # keys and values of every layer, in F16
+    assert facts.kv_bytes_per_token == 4 * numbers  # keys and values of every layer, in F32: its heads are narrow
     assert facts.read_bytes == sum(tensor.bytes for tensor in head.tensors)  # tied: the embeddings are the head
 
 

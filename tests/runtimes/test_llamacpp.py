@@ -12,9 +12,13 @@ import gguf
 import numpy as np
 import pytest
 
+import eyas
 from eyas.errors import DataError, MissingExtra, ModelError
+from eyas.export.converter import Converter
+from eyas.export.gguf import export_gguf
 from eyas.runtimes import llama_c
-from eyas.runtimes.llamacpp import LlamaCpp
+from eyas.runtimes.facts import file_facts
+from eyas.runtimes.llamacpp import LlamaCpp, kv_cache_bytes
 from eyas.runtimes.runtime import SCORED
 from eyas.storage.gguf import SEAL, UNSEALED, read_gguf_head
 
@@ -193,5 +197,18 @@ def test_the_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyP
 
 def test_another_layout_of_llama_cpp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_c, "DEFAULTS", (512, 2048, 512, 64))
-    with pytest.raises(ModelError, match=r"context parameters \(512, 2048, 512, 1\), expected"):
+    with pytest.raises(ModelError, match=r"context parameters \(512, 2048, 512, 1, "):
         llama_c.library.__wrapped__()
+
+
+def test_heads_narrower_than_a_vector_have_a_float32_cache(
+    nano_gguf: Path, gguf_converter: Converter, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher.gguf"
+    export_gguf(Path(eyas.__file__).parent / "builtin" / "nano-teacher", out=teacher, converter=gguf_converter)
+    narrow, wide = read_gguf_head(nano_gguf), read_gguf_head(teacher)
+    assert (narrow.head_width, wide.head_width) == (16, 32)
+    assert (kv_cache_bytes(narrow), kv_cache_bytes(wide)) == (4, 2)
+    # keys and values of a token: 3 layers x 4 heads x 16 x 4 bytes, of the teacher its layers x 4 x 32 x 2 bytes
+    assert file_facts(nano_gguf).kv_bytes_per_token == 2 * 3 * 4 * 16 * 4
+    assert file_facts(teacher).kv_bytes_per_token == 2 * int(wide.metadata["llama.block_count"]) * 4 * 32 * 2

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eyas.errors import ModelError
+from eyas.runtimes.llamacpp import kv_cache_bytes
 from eyas.runtimes.manifest import MANIFEST, WEIGHTS, StaticManifest, read_manifest
 from eyas.runtimes.ort_genai import GENAI_CONFIG, GENAI_MANIFEST, GenaiManifest, read_genai_manifest
 from eyas.storage.gguf import TOKENS, GGUFHead, read_gguf_head
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 """Tensors of a GGUF file; one without a head multiplies with the embeddings."""
-KV_BYTES = 2
-"""llama.cpp's KV cache is F16 by default."""
 GENAI_KV_BYTES = 4
 """The builder's graphs for the CPU keep keys and values in float32, int4 weights or not."""
 BITS = {"float32": 32, "float16": 16}
@@ -78,7 +77,7 @@ def _of_gguf(path: Path, head: GGUFHead) -> FileFacts:
         parameters=head.parameters,
         bits_per_weight=head.bits_per_weight,
         read_bytes=sum(tensor.bytes for tensor in head.tensors) - looked_up,
-        kv_bytes_per_token=_gguf_kv_numbers(path, head) * KV_BYTES,
+        kv_bytes_per_token=_gguf_kv_numbers(path, head) * kv_cache_bytes(head),
         kv_slots=None,
         context_length=_number(path, head, "context_length"),
         vocabulary=len(head.metadata[TOKENS]),

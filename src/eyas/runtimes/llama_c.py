@@ -22,6 +22,11 @@ PACKAGE = "xllamacpp"
 TESTED = "2026.10.11549"
 DEFAULTS = (512, 2048, 512, 1)
 """n_ctx, n_batch, n_ubatch and n_seq_max as `llama_context_default_params` sets them."""
+FLASH_ATTENTION, TYPE_K, TYPE_V = 13, 26, 27
+"""Words of the context parameters: flash_attn_type (-1 chooses, 0 is off), types of the cached keys and values."""
+ATTENTION_DEFAULTS = (0xFFFFFFFF, 1, 1)
+"""Of these three: llama.cpp chooses, F16."""
+OFF, F32 = 0, 0
 ERROR = 4
 """GGML_LOG_LEVEL_ERROR; 5 continues the line before."""
 LOG_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
@@ -111,9 +116,13 @@ def library() -> Library:
         if function is None:
             raise ModelError(f"{PACKAGE} {package.version} does not export {name} on this platform. {advice}")
         function.restype, function.argtypes = returns, takes
-    fields = tuple(call.llama_context_default_params().words[: len(DEFAULTS)])
-    if fields != DEFAULTS:
-        raise ModelError(f"{PACKAGE} {package.version}: context parameters {fields}, expected {DEFAULTS}. {advice}")
+    words = call.llama_context_default_params().words
+    fields = (*words[: len(DEFAULTS)], words[FLASH_ATTENTION], words[TYPE_K], words[TYPE_V])
+    if fields != DEFAULTS + ATTENTION_DEFAULTS:
+        raise ModelError(
+            f"{PACKAGE} {package.version}: context parameters {fields}, expected {DEFAULTS + ATTENTION_DEFAULTS}. "
+            f"{advice}"
+        )
     complaints: deque[str] = deque(maxlen=6)
     call.llama_log_set(_keep_complaints(complaints), None)
     call.llama_backend_init()

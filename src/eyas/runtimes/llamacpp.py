@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import DataError, ModelError
-from eyas.runtimes.llama_c import PACKAGE, Batch, Library, library
+from eyas.runtimes.llama_c import F32, FLASH_ATTENTION, OFF, PACKAGE, TYPE_K, TYPE_V, Batch, Library, library
 from eyas.runtimes.runtime import Runtime
 from eyas.runtimes.session import Logits
-from eyas.storage.gguf import read_gguf_head, require_seal
+from eyas.storage.gguf import GGUFHead, read_gguf_head, require_seal
 from eyas.storage.processor import core_count
 
+VECTOR = 32
+"""Numbers that llama.cpp multiplies at once in F16. It takes narrower heads one number at a time: the built-in student,
+whose heads are 16 wide, then needs three times as long for a token as with an F32 cache."""
+F16_BYTES, F32_BYTES = 2, 4
 BATCH = 512
 """Tokens that llama.cpp computes at once while it reads a prompt: llama-bench's default."""
 
@@ -28,7 +32,8 @@ PIECE = 64
 class LlamaCpp(Runtime):
     """A GGUF file in llama.cpp as a Runtime, with the file's own tokenizer.
 
-    The KV cache is llama.cpp's default, F16. Nothing is kept from one call to the next: each reads its whole prompt.
+    The KV cache is llama.cpp's default, F16; of heads narrower than VECTOR it is F32, without flash
+    attention. Nothing is kept from one call to the next: each reads its whole prompt.
     `session.graph_s` are seconds within llama.cpp.
 
     Raises: ModelError, if the file is damaged, or of no decoder that llama.cpp can run; DataError, for a context
@@ -65,6 +70,12 @@ class LlamaCpp(Runtime):
         """Whether llama.cpp stops a generation at this token by itself."""
         self._opened()
         return self._file.ends(token)
+
+
+def kv_cache_bytes(head: GGUFHead) -> int:
+    """Bytes of a number in the KV cache."""
+    width = head.head_width
+    return F16_BYTES if width is None or width >= VECTOR else F32_BYTES
 
 
 class _LlamaSession:
@@ -154,6 +165,9 @@ class _LlamaSession:
         parameters = self._call.llama_context_default_params()
         parameters.words[0] = self.context_length
         parameters.words[1] = parameters.words[2] = min(BATCH, self.context_length)
+        if kv_cache_bytes(self.head) == F32_BYTES:
+            parameters.words[FLASH_ATTENTION] = OFF
+            parameters.words[TYPE_K] = parameters.words[TYPE_V] = F32
         context = self._call.llama_init_from_model(self._model, parameters)
         if not context:
             self.close()

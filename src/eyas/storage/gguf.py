@@ -60,6 +60,16 @@ class GGUFHead:
         return str(self.metadata["general.architecture"])
 
     @property
+    def head_width(self) -> int | None:
+        """Numbers of one attention head's key; None where the file does not tell."""
+        found = self.metadata.get(f"{self.architecture}.attention.key_length")
+        hidden = self.metadata.get(f"{self.architecture}.embedding_length")
+        heads = self.metadata.get(f"{self.architecture}.attention.head_count")
+        if found is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+            found = hidden // heads
+        return found if isinstance(found, int) else None
+
+    @property
     def data_offset(self) -> int:
         """Bytes before the first tensor's."""
         return min(tensor.offset for tensor in self.tensors)
