@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from eyas.storage.origins import SMOLLM2, hash_directory, hub_commit, link_model
 from eyas.storage.pruning import Calibration, Pruning, prune
 from eyas.storage.smollm2 import describe_smollm2, load_smollm2, smollm2_version
 from eyas.storage.tokenization import end_of_turn, load_tokenizer
+
+LAYER = re.compile(r"^(?:model\.)?layers\.(\d+)\.")
+"""Of a weight's name: the number of its decoder layer. Vision towers and extra heads are named otherwise."""
 
 
 def identity(spec: ModelSpec) -> str:
@@ -211,10 +215,21 @@ def load_model(path: Path, *, dtype: str = "float32", device: torch.device | Non
             f"{path}: {len(missing)} weights are not in its files, the first is {missing[0]}. They would be random: "
             "download the model again, or make it anew."
         )
+    _require_all_layers(path, found["unexpected_keys"])
     model.to(device or torch.device("cpu"))  # type: ignore[arg-type]
     model.eval()
     require_known_head(model)
     return model
+
+
+def _require_all_layers(path: Path, unexpected: Iterable[str]) -> None:
+    """Raises: ModelError, if the files hold layers that the config leaves out; the rest alone is another model."""
+    left_out = sorted({int(at) for name in unexpected for at in LAYER.findall(name)})
+    if left_out:
+        raise ModelError(
+            f"{path}: its files hold layers that its config.json leaves out, the first is {left_out[0]}. Config and "
+            "weights are of two models: copy the whole directory again, or prune by `keep_layers`."
+        )
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, *, card: str) -> None:
