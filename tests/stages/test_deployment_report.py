@@ -17,7 +17,12 @@ from eyas.stats import paired_difference
 def file(role: str, format_: str, size: int, tpot: tuple[float, ...]) -> Deployed:
     figure = {"value": 0.0, "low": 0.0, "high": 0.0, "rounds": list(tpot)}
     return Deployed(
-        f"export.{role}.{format_}", role, format_, {"bytes": size}, {"tpot_s": figure, "energy_j_per_token": None}
+        f"export.{role}.{format_}",
+        role,
+        format_,
+        {"bytes": size},
+        {"tpot_s": figure, "energy_j_per_token": None},
+        "bench",
     )
 
 
@@ -42,7 +47,7 @@ def test_a_figure_keeps_its_rounds_so_that_ratios_pair_them() -> None:
     assert ratio.rounds == (0.5, 0.4, 0.25)  # 1/2, 4/10, 2/8: not 2/8 of the medians
     assert (less(ratio), less_span(ratio)) == ("60 % less", "50 to 75")
     assert student.figure("energy_j_per_token") is None
-    assert Deployed("s", "r", "ascend", {}, None).figure("tpot_s") is None
+    assert Deployed("s", "r", "ascend", {}, None, None).figure("tpot_s") is None
 
 
 def test_a_cost_is_said_as_one() -> None:
