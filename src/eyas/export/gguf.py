@@ -29,9 +29,9 @@ LIMITS: dict[Quantisation, Limits] = {
     "Q4_K_M": Limits(error_nats=math.inf, kl_nats=0.5, gap_nats=math.inf),
 }
 """Set after seeing docs/export.md's figures, 1.4 to 9 times above the largest (F16's gap far more: random models have
-near ties). Q8_0's gap is the worst of hundreds of tokens: the trained teacher of the embedded pair had 0.32 nats at a KL
-of 7e-4. With four bits the KL alone can tell a broken file from a coarse one. Whether a coarse one is good enough is for
-the accuracy to say."""
+near ties). Q8_0's gap is the worst of hundreds of tokens: the trained teacher of the embedded pair had 0.32 nats at a
+KL of 7e-4. With four bits the KL alone can tell a broken file from a coarse one. Whether a coarse one is good enough
+is for the accuracy to say."""
 FILE_TYPES = {"Q4_0": 2}
 """LLAMA_FTYPE_MOSTLY_…, where the converter would write another one."""
 GEMMA_PATTERN = 6
