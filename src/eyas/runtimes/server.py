@@ -61,11 +61,10 @@ class ModelServer:
         self.alias, self.log = str(settings["alias"]), serving.log
         self.host, self.port = serving.host, int(settings["port"])
         self._process = _started(settings, serving.log)
-        try:
+        with contextlib.ExitStack() as unless_ready:
+            unless_ready.callback(self.close)
             self._await()
-        except BaseException:
-            self.close()
-            raise
+            unless_ready.pop_all()
 
     @property
     def url(self) -> str:
