@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from eyas.export.converter import Converter
+    from eyas.export.reference import Reference
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["COLUMNS"] = "200"
@@ -144,3 +145,19 @@ def nano_gguf(gguf_converter: Converter, tmp_path_factory: pytest.TempPathFactor
 
     out = tmp_path_factory.mktemp("gguf") / "nano.gguf"
     return export_gguf(DIRECTORY / "nano-student", out=out, converter=gguf_converter).files[0]
+
+
+@pytest.fixture(scope="session")
+def nano_references() -> list[Reference]:
+    """What `builtin:nano-student` itself does after three real prompts."""
+    from eyas.builtin import DIRECTORY
+    from eyas.export.reference import reference_of
+    from eyas.recipe import THINKING_FORMATS
+    from eyas.records import Example
+    from eyas.storage.models import load_model
+    from eyas.storage.tokenization import encode_prompt, load_tokenizer
+
+    path, thinking = DIRECTORY / "nano-student", THINKING_FORMATS["qwen3"]
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    prompts = [Example(key=text, prompt=(("user", text),)) for text in ("27-35+48", "reverse 4071", "99+1-50")]
+    return [reference_of(model, encode_prompt(tokenizer, prompt, "reasoning", thinking=thinking)) for prompt in prompts]

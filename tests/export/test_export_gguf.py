@@ -90,14 +90,6 @@ def test_file_of_each_architecture_passes_its_gate(
         assert parity.greedy_agreed == 64 or parity.max_gap_nats < 1e-3
 
 
-@pytest.fixture(scope="session")
-def nano_references() -> list[Reference]:
-    model, tokenizer = load_model(NANO), load_tokenizer(NANO)
-    prompts = [Example(key=text, prompt=(("user", text),)) for text in ("27-35+48", "reverse 4071", "99+1-50")]
-    thinking = THINKING_FORMATS["qwen3"]
-    return [reference_of(model, encode_prompt(tokenizer, prompt, "reasoning", thinking=thinking)) for prompt in prompts]
-
-
 @pytest.mark.parametrize("quantisation", ["F16", "Q8_0", "Q4_0"])
 def test_builtin_student_passes_its_gate_on_real_prompts(
     quantisation: Quantisation,

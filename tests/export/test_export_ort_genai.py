@@ -18,11 +18,9 @@ from eyas.export import ort_genai
 from eyas.export.ort_genai import LIMITS, export_ort_genai
 from eyas.export.reference import Reference, parity_with, reference_of
 from eyas.parity import require_parity
-from eyas.recipe import THINKING_FORMATS
-from eyas.records import Example
 from eyas.runtimes.ort_genai import load_ort_genai
 from eyas.storage.models import load_model
-from eyas.storage.tokenization import encode_prompt, encode_text, load_tokenizer, stop_ids
+from eyas.storage.tokenization import encode_text, load_tokenizer, stop_ids
 
 NANO = DIRECTORY / "nano-student"
 WIDE = {"head_dim": 16, "hidden_size": 64, "intermediate_size": 96}
@@ -54,16 +52,10 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_builtin_student_in_int4_passes_its_gate_on_real_prompts(
-    nano: Path, record_property: Callable[[str, object], None]
+    nano: Path, nano_references: list[Reference], record_property: Callable[[str, object], None]
 ) -> None:
-    model, tokenizer = load_model(NANO), load_tokenizer(NANO)
-    prompts = [Example(key=text, prompt=(("user", text),)) for text in ("27-35+48", "reverse 4071", "99+1-50")]
-    thinking = THINKING_FORMATS["qwen3"]
-    references = [
-        reference_of(model, encode_prompt(tokenizer, prompt, "reasoning", thinking=thinking)) for prompt in prompts
-    ]
     with load_ort_genai(nano, threads=1) as runtime:
-        parity = parity_with(runtime, references)
+        parity = parity_with(runtime, nano_references)
     record_property("parity", str(parity))
     require_parity(parity, limits=LIMITS["int4"])
     assert parity.kl_nats > 1e-4  # four bits: it is no copy in more

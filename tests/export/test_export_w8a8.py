@@ -15,15 +15,14 @@ from static_models import COMMON, make_model
 
 from eyas.builtin import DIRECTORY
 from eyas.errors import ArtifactError, CorruptArtifact, DataError, ExportError
-from eyas.export.reference import parity_with, reference_of
+from eyas.export.reference import Reference, parity_with, reference_of
 from eyas.export.w8a8 import LIMITS, export_w8a8
 from eyas.export.w8a8_oracle import W8A8Linear, load_w8a8_oracle
 from eyas.export.w8a8_schema import DESCRIPTION, read_w8a8
 from eyas.parity import require_parity
-from eyas.recipe import THINKING_FORMATS, ModelSpec
-from eyas.records import Example
+from eyas.recipe import ModelSpec
 from eyas.storage.models import load_model, materialise
-from eyas.storage.tokenization import encode_prompt, load_tokenizer
+from eyas.storage.tokenization import load_tokenizer
 
 NANO = DIRECTORY / "nano-student"
 
@@ -65,16 +64,10 @@ def test_weights_are_the_models_rounded_to_a_step_of_each_row(nano: Path) -> Non
 
 
 def test_builtin_student_passes_its_gate_on_real_prompts(
-    nano: Path, record_property: Callable[[str, object], None]
+    nano: Path, nano_references: list[Reference], record_property: Callable[[str, object], None]
 ) -> None:
-    model, tokenizer = load_model(NANO), load_tokenizer(NANO)
-    prompts = [Example(key=text, prompt=(("user", text),)) for text in ("27-35+48", "reverse 4071", "99+1-50")]
-    thinking = THINKING_FORMATS["qwen3"]
-    references = [
-        reference_of(model, encode_prompt(tokenizer, prompt, "reasoning", thinking=thinking)) for prompt in prompts
-    ]
     with load_w8a8_oracle(nano) as runtime:
-        parity = parity_with(runtime, references)
+        parity = parity_with(runtime, nano_references)
     record_property("parity", str(parity))
     require_parity(parity, limits=LIMITS)
     assert parity.kl_nats > 1e-6  # eight bits: it is no copy
