@@ -13,8 +13,10 @@ from test_cli_evaluate import eyas
 from eyas.deploy import edge_recipe
 from eyas.errors import RecipeError
 from eyas.estimates import BITS
-from eyas.recipe import BenchStage, ExportStage, Format, parse_recipe
+from eyas.export import formats
+from eyas.recipe import BenchStage, ExportStage, Format, ModelSpec, parse_recipe
 from eyas.report.deployment import Deployed, figure_ratios
+from eyas.stages.export import published_name
 from eyas.storage.artifacts import damaged_files, open_artifact, read_json, write_json
 
 RECIPE = """
@@ -57,6 +59,17 @@ def test_a_context_too_small_for_the_answers_is_no_loss_of_the_format(root: Path
     assert "in stage 'export'" in error
 
 
+def test_what_a_format_misses_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edge.yaml").write_text(RECIPE)
+    monkeypatch.setitem(formats.PACKAGES, "onnx-fp32", ("onnx", ("onnx", "onnxruntime_that_nobody_has")))
+    status, _, error = eyas("run", tmp_path / "edge.yaml", "--out", tmp_path / "runs")
+    assert status == 1
+    assert error.startswith("MissingExtra: ")
+    assert "onnxruntime-that-nobody-has" in error
+    assert "eyas[onnx]" in error
+    assert not (tmp_path / "runs" / "artifacts").exists()
+
+
 def test_deploy_keeps_the_recipe_as_it_was_written(root: Path) -> None:
     run = root / "runs" / "edge"
     for _ in range(2):
@@ -94,6 +107,18 @@ def test_a_file_cut_between_two_attempts_is_made_again(root: Path) -> None:
 def test_running_one_stage_alone_keeps_the_links_to_the_files(root: Path) -> None:
     assert eyas("evaluate", root / "edge.yaml", "--out", root / "runs")[0] == 0
     assert (root / "runs" / "edge" / "exports" / "distilled-onnx-fp32" / "manifest.json").is_file()
+
+
+def test_a_finished_file_needs_nothing_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(formats.PACKAGES, "onnx-fp32", ("onnx", ("onnxruntime_that_nobody_has",)))
+    assert run_again(root) == 0
+
+
+def test_a_card_for_others_names_no_directory_of_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert published_name(ModelSpec(from_=str(tmp_path / "mine"))) == "mine"
+    assert published_name(ModelSpec(from_="somebody/small")) == "somebody/small"
+    assert published_name(ModelSpec(from_="builtin:nano-student")) == "builtin:nano-student"
 
 
 def test_a_plan_knows_every_format(tmp_path: Path) -> None:

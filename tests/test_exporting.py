@@ -10,8 +10,10 @@ import pytest
 from test_cli_evaluate import eyas
 from transformers import AutoModelForCausalLM
 
-from eyas.export import checked
+from eyas.errors import MissingExtra
+from eyas.export import checked, formats
 from eyas.parity import Limits
+from eyas.runtimes.llama_c import VARIABLE
 
 
 def test_a_model_becomes_files_and_what_they_are_is_written_down(tmp_path: Path) -> None:
@@ -65,3 +67,30 @@ def test_a_file_beyond_its_limits_is_an_error_and_neither_kept_nor_written_down(
     assert error.startswith("ExportError: the file is another model than the one it was made from: log-probs up to 0.0")
     assert json.loads((tmp_path / "exports.json").read_text()) == {}  # nor that of an earlier attempt
     assert [path.name for path in tmp_path.iterdir()] == ["exports.json"]
+
+
+def test_a_missing_program_is_said_before_the_first_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = ("--format", "onnx-fp32", "--format", "gguf-q4_k_m")
+    status, out, error = eyas("export", "builtin:nano-student", *asked, "--to", tmp_path / "out")
+    assert (status, out) == (1, "")
+    assert error.startswith("ExportError: Q4_K_M needs llama.cpp's `llama-quantize`")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("own", [None, "libllama.so"])
+def test_a_library_of_the_users_own_takes_the_place_of_the_package(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "PACKAGE", "xllamacpp_that_nobody_has")
+    monkeypatch.setitem(formats.PACKAGES, "gguf-f16", ("gguf", ("gguf", "xllamacpp_that_nobody_has")))
+    monkeypatch.setattr(formats, "converter_directory", lambda: None)
+    if own is None:
+        monkeypatch.delenv(VARIABLE, raising=False)
+        with pytest.raises(MissingExtra, match=r"eyas\[gguf\]"):
+            formats.require_available("gguf-f16")
+    else:
+        monkeypatch.setenv(VARIABLE, own)
+        formats.require_available("gguf-f16")

@@ -20,6 +20,7 @@ SERVE_EXAMPLES = (
     "Examples:",
     "eyas serve model-q8_0.gguf",
     "eyas serve model-q8_0.gguf --port 0 --threads 2 --context 2048 --alias student",
+    "EYAS_API_KEY=secret eyas serve model-q8_0.gguf --host 0.0.0.0",
 )
 RESOLVED = "resolved.json"
 """What makes a directory a run."""
@@ -87,6 +88,12 @@ def serve(
     alias: Annotated[
         str | None, typer.Option(help="The model's name in answers; the file's, if not given.", show_default=False)
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EYAS_API_KEY", help="Requests must carry it; by default anyone may ask.", show_default=False
+        ),
+    ] = None,
     log: Annotated[
         Path | None, typer.Option(help="Where the server's log goes; a file of the cache.", show_default=False)
     ] = None,
@@ -96,13 +103,13 @@ def serve(
 
     serving = Serving(
         path=path, host=host, port=port, threads=threads, context_length=context, alias=alias,
-        log=log or default_log(port),
+        log=log or default_log(port), api_key=api_key or None,
     )  # fmt: skip
     earlier = signal.signal(signal.SIGTERM, _interrupted)
     try:
         with ModelServer(serving) as server:
             typer.echo(f"{server.alias} answers at {server.url}   (log: {server.log}; Ctrl-C ends it)\n")
-            typer.echo(curl_example(server.url, model=server.alias))
+            typer.echo(curl_example(server.url, model=server.alias, with_key=bool(api_key)))
             server.wait()
     except KeyboardInterrupt:
         typer.echo("\nStopped.")
@@ -110,10 +117,11 @@ def serve(
         signal.signal(signal.SIGTERM, earlier)
 
 
-def curl_example(url: str, *, model: str) -> str:
-    """A command that asks the server something, ready to paste."""
+def curl_example(url: str, *, model: str, with_key: bool = False) -> str:
+    """A command that asks the server something, ready to paste; a key is taken from the environment, not shown."""
     body = {"model": model, "messages": [{"role": "user", "content": "12+30-5"}], "temperature": 0}
-    return f"curl {url}/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+    key = ' -H "Authorization: Bearer $EYAS_API_KEY"' if with_key else ""
+    return f"curl {url}/chat/completions{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
 def _interrupted(number: int, frame: object) -> None:

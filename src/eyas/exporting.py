@@ -9,7 +9,7 @@ from typing import Any
 
 from eyas.errors import EyasError
 from eyas.export.checked import Checked, export_checked
-from eyas.export.formats import Choices
+from eyas.export.formats import Choices, require_available
 from eyas.measurement import slug, thinking_of, weights_of
 from eyas.recipe import FileSource, Format, ModelSpec
 from eyas.records import MODES, Example
@@ -37,8 +37,11 @@ def export_model(
     The comparison is on the first `prompts` of a data file, or on QUESTIONS. It is no measurement of accuracy: that is
     an export stage's.
 
-    Raises: ModelError, DataError; ExportError with the numbers, if a file differs from its model too much.
+    Raises: ModelError, DataError; ExportError with the numbers, if a file differs from its model too much;
+    MissingExtra, before any file is written.
     """
+    for format_ in formats:
+        require_available(format_)
     spec = ModelSpec(from_=weights_of(origin))
     with TemporaryDirectory() as scratch:
         materialise(spec, Path(scratch), seed=0)

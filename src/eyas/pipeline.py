@@ -14,7 +14,7 @@ from typing import Any
 
 from eyas.errors import ArtifactError, RecipeError, TrainingError
 from eyas.graph import Node, build_graph
-from eyas.preflight import check_recipe_pair, described
+from eyas.preflight import check_recipe_pair, described, require_formats
 from eyas.recipe import ModelSpec, Recipe, ReportStage, calibration_source, expand
 from eyas.storage.artifacts import (
     CLOCK,
@@ -66,6 +66,7 @@ def run_recipe(
         prepare_process(recipe.execution)
         nodes = build_graph(recipe, workspace=workspace)
         needed = list(nodes) if wanted is None else _needed(nodes, wanted)
+        require_formats(needed)
         with TemporaryDirectory() as scratch:
             check_recipe_pair(recipe, described(nodes, Path(scratch)))
         with atomic_path(run / "recipe.yaml") as draft:

@@ -1,12 +1,13 @@
-"""Check, before any work, that a recipe's student, teacher, thinking format and data fit together."""
+"""Check, before any work, that a recipe's models, thinking format and data fit together, and its formats can be had."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from eyas.export.formats import require_available
 from eyas.graph import Node
-from eyas.recipe import EvaluateStage, ModelSpec, PrepareStage, Recipe, RolloutStage, SftStage, expand
+from eyas.recipe import EvaluateStage, ExportStage, ModelSpec, PrepareStage, Recipe, RolloutStage, SftStage, expand
 from eyas.records import MODES, Example, Mode
 from eyas.storage.artifacts import damaged_files
 from eyas.storage.models import describe
@@ -46,6 +47,17 @@ def check_recipe_pair(recipe: Recipe, paths: Mapping[str, Path]) -> PairReport:
         modes=recipe_modes(recipe),
         longest_completion=longest_completion(recipe),
     )
+
+
+def require_formats(nodes: Sequence[Node]) -> None:
+    """Formats of the export stages that have yet to run can be written and run here.
+
+    Raises: MissingExtra; ExportError, for one that needs a program that is not there.
+    """
+    for node in nodes:
+        if isinstance(node.stage, ExportStage) and node.finished() is None:
+            for format_ in node.stage.formats:
+                require_available(format_)
 
 
 def sample_examples(recipe: Recipe) -> list[Example]:

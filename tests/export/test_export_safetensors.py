@@ -51,6 +51,7 @@ def test_the_exported_model_computes_the_same_bits(dtype: WeightType, tmp_path: 
     with torch.inference_mode():
         assert torch.equal(before(IDS).logits, after(IDS).logits)
     assert made.quantisation == dtype
+    assert made.facts["bits_per_weight"] == pytest.approx(32 if dtype == "float32" else 16, rel=0.1)  # and the header
     assert made.files[0].name == "config.json"
     assert made.bytes == sum(path.stat().st_size for path in made.files)
     assert made.facts["parameters"] == sum(value.numel() for value in after.parameters())

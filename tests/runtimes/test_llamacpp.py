@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import time
@@ -198,6 +200,39 @@ def test_the_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyP
 def test_another_layout_of_llama_cpp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_c, "DEFAULTS", (512, 2048, 512, 64))
     with pytest.raises(ModelError, match=r"context parameters \(512, 2048, 512, 1, "):
+        llama_c.library.__wrapped__()
+
+
+def test_a_library_of_the_users_own_is_run_and_named(nano_gguf: Path) -> None:
+    carried = llama_c.library().call._name
+    code = f"with LlamaCpp(Path({str(nano_gguf)!r})) as it:"
+    code += f"print(it.name, it.version, *it.generate({PROMPT}, max_tokens=8, stop_ids=()))"
+    code = f"from pathlib import Path\nfrom eyas.runtimes.llamacpp import LlamaCpp\n{code}"
+    environment = os.environ | {llama_c.VARIABLE: carried}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    with LlamaCpp(nano_gguf) as packaged:
+        ids = " ".join(map(str, packaged.generate(PROMPT, max_tokens=8, stop_ids=())))
+    assert re.fullmatch(rf"{re.escape(Path(carried).name)} \(ggml [0-9.]+, \w+\) {ids}\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        pytest.param(None, "no library that can be loaded", id="nothing-there"),
+        pytest.param("text", "no library that can be loaded", id="no-library"),
+        pytest.param("libc", "no llama.cpp, or an old one", id="another-library"),
+    ],
+)
+def test_what_is_no_llama_cpp_is_refused(
+    made: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "libllama.so"
+    if made == "text":
+        path.write_text("no library")
+    elif made == "libc":
+        path.symlink_to(next(Path("/").glob("lib/*/libm.so.6")))
+    monkeypatch.setenv(llama_c.VARIABLE, str(path))
+    with pytest.raises(ModelError, match=f"EYAS_LLAMA_LIBRARY=.*{said}.*unset EYAS_LLAMA_LIBRARY"):
         llama_c.library.__wrapped__()
 
 

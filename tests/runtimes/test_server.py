@@ -92,6 +92,21 @@ def test_a_stream_of_events_adds_up_to_the_answer(server: ModelServer, nano_gguf
     assert len([piece for piece in pieces if piece]) > len(ids) // 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_who_has_no_key_gets_no_answer_and_the_key_is_on_no_process_list(nano_gguf: Path, tmp_path: Path) -> None:
+    with ModelServer(serving(nano_gguf, tmp_path, api_key="s3cret")) as running:
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            posted(running.url, QUESTIONS[0])
+        assert b"s3cret" not in (Path("/proc") / str(running.pid) / "cmdline").read_bytes()
+        body = {"messages": [{"role": "user", "content": QUESTIONS[0]}], "max_tokens": 1}
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer s3cret"}
+        request = urllib.request.Request(f"{running.url}/chat/completions", json.dumps(body).encode(), headers)
+        with OPEN(request, timeout=20) as response:
+            assert response.status == 200
+    assert "s3cret" not in running.log.read_text()
+    assert '-H "Authorization: Bearer $EYAS_API_KEY"' in curl_example(running.url, model="m", with_key=True)
+
+
 def test_what_others_asked_is_not_shown(server: ModelServer) -> None:
     with pytest.raises(urllib.error.HTTPError, match="501"):
         OPEN(f"{server.url.removesuffix('/v1')}/slots", timeout=20)

@@ -10,7 +10,7 @@ from eyas.latency import Figure
 from eyas.report.compare import Comparison
 from eyas.report.deployment import Deployed, Ratios
 from eyas.report.plots import Point, scatter
-from eyas.report.words import less, less_span
+from eyas.report.words import less, less_span, nats
 from eyas.stats import paired_difference
 
 
@@ -53,6 +53,10 @@ def test_a_figure_keeps_its_rounds_so_that_ratios_pair_them() -> None:
 def test_a_cost_is_said_as_one() -> None:
     dearer = Figure((1.2, 1.5))
     assert (less(dearer), less_span(dearer)) == ("35 % more", "−50 to −20")
+
+
+def test_divergences_of_all_sizes_are_written_alike() -> None:
+    assert [nats(value) for value in (0.352, 0.0054, 7.31e-6, -2e-10)] == ["0.35", "0.0054", "7.3e-6", "-2e-10"]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from eyas.errors import MissingExtra
 from eyas.export.ascend import export_ascend
 from eyas.export.card import ModelCard
-from eyas.export.converter import Converter
+from eyas.export.converter import Converter, converter_directory, k_quantiser
 from eyas.export.exported import Exported
 from eyas.export.gguf import LIMITS as GGUF_LIMITS
 from eyas.export.gguf import Quantisation, export_gguf
@@ -19,10 +21,11 @@ from eyas.export.ort_genai import LIMITS as ORT_GENAI_LIMITS
 from eyas.export.ort_genai import export_ort_genai
 from eyas.export.safetensors import export_safetensors
 from eyas.export.w8a8 import LIMITS as W8A8_LIMITS
-from eyas.export.w8a8 import export_w8a8
+from eyas.export.w8a8 import export_w8a8, quantiser_directory
 from eyas.export.w8a8_oracle import load_w8a8_oracle
 from eyas.parity import Limits
 from eyas.recipe import Format
+from eyas.runtimes.llama_c import PACKAGE, own_library
 from eyas.runtimes.manifest import DType
 from eyas.runtimes.opening import open_runtime
 from eyas.runtimes.runtime import Runtime
@@ -31,6 +34,12 @@ GGUF: dict[Format, Quantisation] = {
     "gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_0": "Q4_0", "gguf-q4_k_m": "Q4_K_M",
 }  # fmt: skip
 ONNX: dict[Format, DType] = {"onnx-fp32": "float32", "onnx-fp16": "float16", "ascend": "float16"}
+PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
+    **dict.fromkeys(GGUF, ("gguf", ("gguf", PACKAGE))),
+    **dict.fromkeys(ONNX, ("onnx", ("onnx", "onnxruntime"))),
+    "ort-genai-int4": ("ort-genai", ("onnxruntime_genai", "onnx_ir")),
+}
+"""Our extra, and its modules without which a file cannot be written or compared."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,23 @@ class Choices:
     """Of fixed shapes: tokens that a graph takes at once."""
     card: ModelCard | None = None
     """Of safetensors; None: a card that says the model's name."""
+
+
+def require_available(format_: Format) -> None:
+    """What writes and what runs a format is here, or fetched now: asked before work that may take hours.
+
+    Raises: MissingExtra; ExportError, for Q4_K_M without `llama-quantize`, or a converter that cannot be fetched.
+    """
+    extra, modules = PACKAGES.get(format_, ("", ()))
+    for module in modules:
+        if importlib.util.find_spec(module) is None and not (module == PACKAGE and own_library()):
+            raise MissingExtra(module.replace("_", "-"), extra=extra, purpose=f"the format {format_}")
+    if format_ == "gguf-q4_k_m":
+        k_quantiser("Q4_K_M")
+    if format_ in GGUF:
+        converter_directory()
+    elif format_ == "w8a8":
+        quantiser_directory()
 
 
 def export_as(format_: Format, model_dir: Path, *, directory: Path, name: str, choices: Choices) -> Exported:

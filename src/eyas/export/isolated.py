@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -19,13 +20,14 @@ from eyas.storage.artifacts import atomic_path
 def isolated_directory(name: str, *, requirements: Sequence[str], cache: Path | None, what: str) -> Path:
     """The directory with these packages, without their dependencies, installed if it is not there yet.
 
-    Below `cache`, by default `$XDG_CACHE_HOME/eyas` (`~/.cache/eyas`); one for each `name` and Python version. `what`
-    is the exporter in an error's words.
+    Below `cache`, by default `$XDG_CACHE_HOME/eyas` (`~/.cache/eyas`); one for each `name`, Python version and set of
+    requirements. `what` is the exporter in an error's words.
 
     Raises: ExportError, if it has to be installed and cannot be.
     """
     root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyas"
-    directory = root / f"{name}-python{sys.version_info.major}.{sys.version_info.minor}"
+    asked = hashlib.sha256("\n".join(requirements).encode()).hexdigest()[:8]
+    directory = root / f"{name}-python{sys.version_info.major}.{sys.version_info.minor}-{asked}"
     if not directory.is_dir():
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{directory.name}.lock"):

@@ -40,12 +40,14 @@ def export_safetensors(model_dir: Path, *, out: Path, card: ModelCard, dtype: We
     files = sorted(
         (path for path in out.rglob("*") if path.is_file()), key=lambda path: (path.name != "config.json", path)
     )
+    parameters = parameter_count(out)
+    weights = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
     return Exported(
         files=tuple(files),
         format="safetensors",
         quantisation=dtype,
         bytes=sum(path.stat().st_size for path in files),
-        facts={"dtype": dtype, "parameters": parameter_count(out)},
+        facts={"dtype": dtype, "parameters": parameters, "bits_per_weight": round(8 * weights / parameters, 3)},
     )
 
 

@@ -47,12 +47,22 @@ spec:
 msmodelslim asks a question on the terminal without one. It leaves the head in floating point by itself."""
 
 
+def quantiser_directory(cache: Path | None = None) -> Path:
+    """msmodelslim's directory, as `isolated_directory`; 180 MB.
+
+    Raises: ExportError, if it has to be installed and cannot be.
+    """
+    return isolated_directory(
+        f"{QUANTISER}-{QUANTISER_VERSION}", requirements=REQUIREMENTS, cache=cache, what="the W8A8 quantiser"
+    )
+
+
 def export_w8a8(model_dir: Path, *, out: Path, cache: Path | None = None) -> Exported:
     """Write `out`: int8 weights with a scale per row, quant_model_description.json, config, tokenizer and a README.md.
 
     Embeddings, norms and head stay as they are, in the checkpoint's type. Activations become int8 in the device's
-    kernels, token by token. msmodelslim (180 MB) is installed into a directory of its own on first use, below `cache`
-    as `isolated_directory` says. Not a check of the logits: that is parity, by `eyas.export.w8a8_oracle`.
+    kernels, token by token. msmodelslim is installed on first use, as `quantiser_directory` says. Not a check of the
+    logits: that is parity, by `eyas.export.w8a8_oracle`.
 
     Raises: ExportError, for another architecture, or if msmodelslim cannot be installed, or fails; ModelError, if the
     directory cannot be read; CorruptArtifact, if what it wrote is not what it describes.
@@ -89,9 +99,7 @@ def export_w8a8(model_dir: Path, *, out: Path, cache: Path | None = None) -> Exp
 
 
 def _quantise(source: Path, out: Path, *, config: Path, cache: Path | None, name: str) -> None:
-    packages = isolated_directory(
-        f"{QUANTISER}-{QUANTISER_VERSION}", requirements=REQUIREMENTS, cache=cache, what="the W8A8 quantiser"
-    )
+    packages = quantiser_directory(cache)
     config.write_text(CONFIG)
     arguments = ["--device", "cpu", "--model_type", "default", "--trust_remote_code", "False"]
     paths = ["--model_path", str(source), "--save_path", str(out), "--config_path", str(config)]

@@ -81,14 +81,15 @@ def deployed(evidence: Evidence) -> list[Deployed]:
     ]
 
 
-def bench_facts(evidence: Evidence) -> Mapping[str, Any] | None:
-    """What the last bench stage did, for all its files alike; None without one."""
-    found = [name for name, stage in evidence.stages.items() if isinstance(stage, BenchStage)]
-    if not found:
-        return None
-    made = evidence.artifacts[found[-1]]
-    machine = read_json(made.path / MANIFEST)["made_on"]
-    return {**made.facts, "machine": f"{machine['cpu']}, {machine['cores']} cores"}
+def bench_facts(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """What every bench stage did, for all its files alike, and on which machine."""
+    found: list[Mapping[str, Any]] = []
+    for name, stage in evidence.stages.items():
+        if isinstance(stage, BenchStage):
+            made = evidence.artifacts[name]
+            machine = read_json(made.path / MANIFEST)["made_on"]
+            found.append({**made.facts, "name": name, "machine": f"{machine['cpu']}, {machine['cores']} cores"})
+    return found
 
 
 def against_teacher(evidence: Evidence, files: Sequence[Deployed]) -> list[Ratios]:

@@ -38,7 +38,7 @@ def render_page(
         "sample_sizes": tables.sample_sizes(evidence),
         "accuracy_charts": tables.accuracy_charts(evidence),
         "deployed": files,
-        "bench": deployment.bench_facts(evidence),
+        "benches": deployment.bench_facts(evidence),
         "beside_teacher": deployment.against_teacher(evidence, files),
         "beside_finest": deployment.against_finest(evidence, files),
         "deployment_charts": deployment.scatters(evidence, files),
@@ -80,7 +80,7 @@ def environment() -> Environment:
     )
     for function in (
         words.label, words.percent, words.points, words.count, words.decimal, words.size, words.duration, words.p_value,
-        words.less, words.less_span, words.mebibytes, words.milliseconds, colour, position,
+        words.less, words.less_span, words.mebibytes, words.milliseconds, words.nats, colour, position,
     ):  # fmt: skip
         environment.filters[function.__name__] = function
     return environment

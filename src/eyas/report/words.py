@@ -94,6 +94,11 @@ def milliseconds(seconds: float) -> str:
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
+def nats(value: float) -> str:
+    """Two digits that count, of divergences from 1 to 10⁻⁹: `0.35`, `7.3e-6`."""
+    return f"{value:.2g}".replace("e-0", "e-")
+
+
 def less(ratio: Figure) -> str:
     """A ratio as what it saves: 0.38 -> `62 % less`."""
     return f"{abs(1 - ratio.value):.0%}".replace("%", " % less" if ratio.value <= 1 else " % more")

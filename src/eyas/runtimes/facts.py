@@ -60,7 +60,7 @@ def file_facts(path: Path) -> FileFacts:
         return _of_gguf(path, read_gguf_head(path))
     if (path / MANIFEST).is_file():
         return _of_graphs(path, read_manifest(path, verify=False))
-    if (path / GENAI_MANIFEST).is_file():
+    if (path / GENAI_CONFIG).is_file():
         return _of_genai(path, read_genai_manifest(path, verify=False))
     found = "a directory of something else" if path.is_dir() else "nothing there"
     raise ModelError(f"{path}: expected a GGUF file or the directory of an ONNX export; found {found}. Export one.")

@@ -1,4 +1,4 @@
-"""The part of llama.cpp's C interface that is used, out of the shared library that `xllamacpp` carries.
+"""The part of llama.cpp's C interface that is used, out of the shared library that `xllamacpp` carries, or your own.
 
 xllamacpp's own interface is llama.cpp's server, whose stream leaves out the ids of tokens that end inside a UTF-8
 character, and which tells log-probs of generated tokens only. The C interface beneath it (llama.h) has neither limit
@@ -9,6 +9,7 @@ their size, of which only the first fields are touched; `library` checks that th
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import deque
 from ctypes import POINTER, c_char_p, c_int8, c_int32, c_uint32, c_void_p
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from eyas.errors import MissingExtra, ModelError
 
 PACKAGE = "xllamacpp"
 TESTED = "2026.10.11549"
+VARIABLE = "EYAS_LLAMA_LIBRARY"
+"""An environment variable: the file of a llama.cpp built on this machine, to be used instead of the package's."""
 DEFAULTS = (512, 2048, 512, 1)
 """n_ctx, n_batch, n_ubatch and n_seq_max as `llama_context_default_params` sets them."""
 FLASH_ATTENTION, TYPE_K, TYPE_V = 13, 26, 27
@@ -85,9 +88,10 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library, its package's version, and the last lines it logged as errors."""
+    """The loaded library, what it is called and of which version, and the last lines it logged as errors."""
 
     call: ctypes.CDLL
+    name: str
     version: str
     complaints: deque[str]
 
@@ -96,12 +100,42 @@ class Library:
         return " ".join("".join(self.complaints).split()) or "llama.cpp gave no reason"
 
 
+def own_library() -> Path | None:
+    """The file that EYAS_LLAMA_LIBRARY names; None, where it names none."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else None
+
+
 @cache
 def library() -> Library:
     """Load llama.cpp, once a process; it logs nothing to the terminal from here on.
 
-    Raises: MissingExtra, without the package; ModelError, if its llama.cpp is another than the one expected.
+    Raises: MissingExtra, without the package; ModelError, if its llama.cpp is another than the one expected, or the
+    one that EYAS_LLAMA_LIBRARY names cannot be loaded.
     """
+    own = own_library()
+    call, name, version, advice = _of_environment(own) if own else _of_package()
+    for wanted, (returns, takes) in PROTOTYPES.items():
+        function = getattr(call, wanted, None)
+        if function is None:
+            raise ModelError(f"{name} {version} does not export {wanted} on this platform. {advice}")
+        function.restype, function.argtypes = returns, takes
+    words = call.llama_context_default_params().words
+    fields = (*words[: len(DEFAULTS)], words[FLASH_ATTENTION], words[TYPE_K], words[TYPE_V])
+    if fields != DEFAULTS + ATTENTION_DEFAULTS:
+        raise ModelError(
+            f"{name} {version}: context parameters {fields}, expected {DEFAULTS + ATTENTION_DEFAULTS}. {advice}"
+        )
+    complaints: deque[str] = deque(maxlen=6)
+    call.llama_log_set(_keep_complaints(complaints), None)
+    if own:  # backends of files of their own, as in llama.cpp's releases
+        call.ggml_backend_load_all_from_path(str(own.resolve().parent).encode())
+    call.llama_backend_init()
+    return Library(call, name, version, complaints)
+
+
+def _of_package() -> tuple[ctypes.CDLL, str, str, str]:
+    """The library that xllamacpp carries, its name and version, and advice where it is not what is expected."""
     try:
         package = distribution(PACKAGE)
     except PackageNotFoundError as error:
@@ -110,23 +144,23 @@ def library() -> Library:
     advice = f"Install the one that was tested: `pip install {PACKAGE}=={TESTED}`."
     if len(found) != 1:
         raise ModelError(f"{PACKAGE} {package.version} has {len(found)} shared libraries, expected one. {advice}")
-    call = ctypes.CDLL(str(found[0]))
-    for name, (returns, takes) in PROTOTYPES.items():
-        function = getattr(call, name, None)
-        if function is None:
-            raise ModelError(f"{PACKAGE} {package.version} does not export {name} on this platform. {advice}")
-        function.restype, function.argtypes = returns, takes
-    words = call.llama_context_default_params().words
-    fields = (*words[: len(DEFAULTS)], words[FLASH_ATTENTION], words[TYPE_K], words[TYPE_V])
-    if fields != DEFAULTS + ATTENTION_DEFAULTS:
-        raise ModelError(
-            f"{PACKAGE} {package.version}: context parameters {fields}, expected {DEFAULTS + ATTENTION_DEFAULTS}. "
-            f"{advice}"
-        )
-    complaints: deque[str] = deque(maxlen=6)
-    call.llama_log_set(_keep_complaints(complaints), None)
-    call.llama_backend_init()
-    return Library(call, package.version, complaints)
+    return ctypes.CDLL(str(found[0])), PACKAGE, package.version, advice
+
+
+def _of_environment(path: Path) -> tuple[ctypes.CDLL, str, str, str]:
+    """The same of the user's own; its version is its ggml's, the only one that the library tells."""
+    advice = f"Build llama.cpp as docs/bench.md says, or unset {VARIABLE}, and xllamacpp's is used."
+    try:
+        call = ctypes.CDLL(str(path.resolve()))
+    except OSError as error:
+        raise ModelError(f"{VARIABLE}={path}: no library that can be loaded ({error}). {advice}") from error
+    for tells in ("ggml_version", "ggml_commit", "ggml_backend_load_all_from_path"):
+        if not hasattr(call, tells):
+            raise ModelError(f"{VARIABLE}={path}: it has no {tells}, so it is no llama.cpp, or an old one. {advice}")
+    call.ggml_version.restype = call.ggml_commit.restype = c_char_p
+    call.ggml_backend_load_all_from_path.restype = None
+    call.ggml_backend_load_all_from_path.argtypes = (c_char_p,)
+    return call, path.name, f"(ggml {call.ggml_version().decode()}, {call.ggml_commit().decode()})", advice
 
 
 _CALLBACKS: list[object] = []

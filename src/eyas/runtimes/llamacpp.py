@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import DataError, ModelError
-from eyas.runtimes.llama_c import F32, FLASH_ATTENTION, OFF, PACKAGE, TYPE_K, TYPE_V, Batch, Library, library
+from eyas.runtimes.llama_c import F32, FLASH_ATTENTION, OFF, TYPE_K, TYPE_V, Batch, Library, library
 from eyas.runtimes.runtime import Runtime
 from eyas.runtimes.session import Logits
 from eyas.storage.gguf import GGUFHead, read_gguf_head, require_seal
@@ -49,7 +49,8 @@ class LlamaCpp(Runtime):
         started = time.perf_counter()
         self._file = _LlamaSession(loaded, path, context_length=context_length, threads=threads or core_count())
         self.head, self.vocabulary_size = self._file.head, self._file.vocabulary_size
-        super().__init__(self._file, name=PACKAGE, version=loaded.version, load_s=time.perf_counter() - started)
+        took_s = time.perf_counter() - started
+        super().__init__(self._file, name=loaded.name, version=loaded.version, load_s=took_s)
         try:
             require_seal(path, self.head)
         except ModelError:
@@ -152,7 +153,7 @@ class _LlamaSession:
         model = self._call.llama_model_load_from_file(str(self.path).encode(), self._call.llama_model_default_params())
         if not model:
             raise ModelError(
-                f"{self.path}: llama.cpp ({PACKAGE} {self._library.version}) cannot load it: "
+                f"{self.path}: llama.cpp ({self._library.name} {self._library.version}) cannot load it: "
                 f"{self._library.complaint()}. "
                 "Export the model again, or give a file of an architecture that it knows."
             )

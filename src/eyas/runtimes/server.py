@@ -45,6 +45,8 @@ class Serving:
     alias: str | None
     """The model's name in answers; the file's without its ending, if None."""
     log: Path
+    api_key: str | None = None
+    """Requests must carry it as `Authorization: Bearer KEY`; None: anyone may ask."""
 
 
 class ModelServer:
@@ -58,7 +60,7 @@ class ModelServer:
         answer; MissingExtra, without `xllamacpp` and `gguf`.
         """
         settings = _settings(serving)
-        self.alias, self.log = str(settings["alias"]), serving.log
+        self.alias, self.log, self._api_key = str(settings["alias"]), serving.log, serving.api_key
         self.host, self.port = serving.host, int(settings["port"])
         self._process = _started(settings, serving.log)
         with contextlib.ExitStack() as unless_ready:
@@ -116,9 +118,10 @@ class ModelServer:
         """Status and body; status 0 where nobody answers."""
         connection = http.client.HTTPConnection(ANY.get(self.host, self.host), self.port, timeout=START_S)
         try:
-            connection.request(
-                method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"}
-            )
+            headers = {"Content-Type": "application/json"}
+            if self._api_key is not None:
+                headers["Authorization"] = f"Bearer {self._api_key}"
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode("utf-8", errors="replace")
         except (OSError, http.client.HTTPException):
@@ -180,6 +183,7 @@ def _settings(serving: Serving) -> dict[str, Any]:
         "port": _usable(serving.host, serving.port),
         "threads": serving.threads or core_count(),
         "context_length": context_length,
+        "api_key": serving.api_key,
         # llama.cpp answers without thinking where it does not recognise a template's tags
         "template_arguments": {argument: "true"} if argument else {},
     }
@@ -207,8 +211,8 @@ def _started(settings: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
-            return subprocess.Popen(
-                [sys.executable, "-m", "eyas.runtimes.server_child", json.dumps(settings)],
+            process = subprocess.Popen(
+                [sys.executable, "-m", "eyas.runtimes.server_child"],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -217,3 +221,8 @@ def _started(settings: dict[str, Any], log: Path) -> subprocess.Popen[bytes]:
             )
     except OSError as error:
         raise ServerError(f"{log}: the server's log cannot be written ({error}). Give another --log.") from error
+    if process.stdin is not None:  # by a pipe, for arguments are everybody's to see
+        with contextlib.suppress(BrokenPipeError):  # it died already, which is told where its answer is awaited
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
+            process.stdin.flush()
+    return process

@@ -1,4 +1,7 @@
-"""The process that is llama.cpp's server: `python -m eyas.runtimes.server_child SETTINGS`, ended with its parent."""
+"""The process that is llama.cpp's server: `python -m eyas.runtimes.server_child`, ended with its parent.
+
+The first line of standard input is JSON: what to serve, and how.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ def main() -> None:
     """Serve until standard input ends: the parent closes it, or is no more."""
     import xllamacpp
 
-    asked = json.loads(sys.argv[1])
+    asked = json.loads(sys.stdin.buffer.readline())
     parameters = xllamacpp.CommonParams()
     parameters.model.path, parameters.model_alias = asked["path"], {asked["alias"]}
     parameters.hostnames, parameters.port = [asked["host"]], asked["port"]
@@ -20,6 +23,8 @@ def main() -> None:
     parameters.cache_ram_mib = 0  # its default keeps 8 GiB of earlier prompts, which no small device has
     parameters.endpoint_slots = False  # it shows anyone what others asked
     parameters.ui = False
+    if asked["api_key"] is not None:
+        parameters.api_keys = [asked["api_key"]]
     server = xllamacpp.Server(parameters)  # loads the model and listens in threads of its own
     sys.stdin.buffer.read()
     del server

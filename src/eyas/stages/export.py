@@ -16,7 +16,7 @@ from eyas.errors import ExportError
 from eyas.export.card import CardResult, ModelCard
 from eyas.export.checked import export_checked
 from eyas.export.formats import Choices
-from eyas.recipe import NOT_RUN_HERE, EvaluateStage, ExportStage, PrepareStage, expand
+from eyas.recipe import NOT_RUN_HERE, EvaluateStage, ExportStage, ModelSpec, PrepareStage, expand
 from eyas.records import Example, Mode, SequenceRecord
 from eyas.stats import PairedDifference, paired_difference
 from eyas.storage.artifacts import read_json, sha256_of, write_json
@@ -124,7 +124,7 @@ def model_card(role: str, context: StageContext) -> ModelCard:
     return ModelCard(
         name=f"{recipe.name}: {role}",
         summary=recipe.description,
-        base_model=(recipe.teacher or recipe.student).from_ if role == "teacher" else recipe.student.from_,
+        base_model=published_name((recipe.teacher or recipe.student) if role == "teacher" else recipe.student),
         recipe=yaml.safe_dump(
             recipe.model_dump(by_alias=True, mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True
         ),
@@ -136,6 +136,11 @@ def model_card(role: str, context: StageContext) -> ModelCard:
             for mode, found in facts["accuracy"].items()
         ),
     )  # fmt: skip
+
+
+def published_name(spec: ModelSpec) -> str | None:
+    """A hub id or builtin; of a directory of this machine its name alone: a card is for others."""
+    return Path(spec.from_).name if spec.from_ and Path(spec.from_).exists() else spec.from_
 
 
 def in_turns(reference: Sequence[SequenceRecord]) -> list[list[int]]:
