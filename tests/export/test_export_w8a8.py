@@ -16,7 +16,7 @@ from static_models import COMMON, make_model
 from eyas.builtin import DIRECTORY
 from eyas.errors import ArtifactError, CorruptArtifact, DataError, ExportError
 from eyas.export.reference import Reference, parity_with, reference_of
-from eyas.export.w8a8 import LIMITS, export_w8a8
+from eyas.export.w8a8 import INDEX, LIMITS, export_w8a8
 from eyas.export.w8a8_oracle import W8A8Linear, load_w8a8_oracle
 from eyas.export.w8a8_schema import DESCRIPTION, read_w8a8
 from eyas.parity import require_parity
@@ -58,7 +58,12 @@ def test_weights_are_the_models_rounded_to_a_step_of_each_row(nano: Path) -> Non
         assert (abs(dequantised - own[f"{name}.weight"]) <= 0.501 * scale).all()
     for name in set(written.tensors) - {f"{layer}.{part}" for layer in written.linears for part in
                                         ("weight", "weight_scale", "weight_offset")}:  # fmt: skip
-        assert torch.equal(written.tensors[name].float(), own[name].float()), name
+        assert torch.equal(written.tensors[name].float(), own[name].half().float()), name
+        assert written.tensors[name].dtype == torch.float16
+    index = json.loads((nano / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in written.tensors.values())
+    assert set(index["weight_map"]) == set(written.tensors)
+    assert json.loads((nano / "config.json").read_text())["dtype"] == "float16"
     kinds = json.loads((nano / DESCRIPTION).read_text())
     assert (kinds["lm_head.weight"], kinds["model_quant_type"]) == ("FLOAT", "W8A8_DYNAMIC")
 

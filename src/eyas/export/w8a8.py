@@ -9,17 +9,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from eyas.errors import ExportError
 from eyas.export.exported import Exported
 from eyas.export.isolated import isolated_directory, run_program
-from eyas.export.w8a8_schema import DESCRIPTION, QUANTISED, read_w8a8
+from eyas.export.w8a8_schema import DESCRIPTION, FLOAT, QUANTISED, read_w8a8
 from eyas.parity import Limits
-from eyas.storage.artifacts import atomic_path
+from eyas.storage.artifacts import atomic_path, read_json, write_json
 from eyas.storage.models import parameter_count
 from eyas.storage.origins import link_model, read_config
 
 QUANTISER = "msmodelslim"
 QUANTISER_VERSION = "26.1.0"
+INDEX = "quant_model_weights.safetensors.index.json"
 REQUIREMENTS = (
     f"{QUANTISER}=={QUANTISER_VERSION}",
     "bracex==3.2.3", "certifi", "charset-normalizer", "easydict==1.13", "einops==0.8.2", "idna", "pygtrie==2.6.2",
@@ -60,9 +64,9 @@ def quantiser_directory(cache: Path | None = None) -> Path:
 def export_w8a8(model_dir: Path, *, out: Path, cache: Path | None = None) -> Exported:
     """Write `out`: int8 weights with a scale per row, quant_model_description.json, config, tokenizer and a README.md.
 
-    Embeddings, norms and head stay as they are, in the checkpoint's type. Activations become int8 in the device's
-    kernels, token by token. msmodelslim is installed on first use, as `quantiser_directory` says. Not a check of the
-    logits: that is parity, by `eyas.export.w8a8_oracle`.
+    Embeddings, norms, biases and head become float16. Activations become int8 in the device's kernels, token by token.
+    msmodelslim is installed on first use, as `quantiser_directory` says. Not a check of the logits: that is parity, by
+    `eyas.export.w8a8_oracle`.
 
     Raises: ExportError, for another architecture, or if msmodelslim cannot be installed, or fails; ModelError, if the
     directory cannot be read; CorruptArtifact, if what it wrote is not what it describes.
@@ -77,6 +81,7 @@ def export_w8a8(model_dir: Path, *, out: Path, cache: Path | None = None) -> Exp
                 "openPangu-Embedded. Export it to GGUF or ONNX."
             )
         _quantise(source, draft, config=Path(scratch) / "w8a8.yaml", cache=cache, name=str(model_dir))
+        _narrow(draft, name=str(model_dir))
         written = read_w8a8(draft)
         (draft / "README.md").write_text(device_readme(model_dir.name))
     parameters = parameter_count(model_dir)
@@ -111,6 +116,27 @@ def _quantise(source: Path, out: Path, *, config: Path, cache: Path | None, name
         raise ExportError(
             f"{name}: {QUANTISER} {QUANTISER_VERSION} cannot quantise it: {_complaint(done.stdout + done.stderr)}."
         )
+
+
+def _narrow(directory: Path, *, name: str) -> None:
+    """What is not quantised becomes float16, the only floating point of a 310P. Scales keep msmodelslim's float32.
+
+    Only now, for in a float16 checkpoint msmodelslim computes the scales in float16 too, and rounds by them.
+
+    Raises: ExportError, if a value does not fit.
+    """
+    kinds, total = read_json(directory / DESCRIPTION), 0
+    for file in sorted(directory.glob("*.safetensors")):
+        tensors = load_file(file)
+        for key in [key for key in tensors if kinds.get(key) == FLOAT]:
+            tensors[key] = tensors[key].to(torch.float16)
+            if not torch.isfinite(tensors[key]).all():
+                raise ExportError(f"{name}: {key} holds values that float16 cannot. Export it to GGUF or ONNX-FP32.")
+        save_file(tensors, file, metadata={"format": "pt"})
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    index, config = read_json(directory / INDEX), read_json(directory / "config.json")
+    write_json(directory / INDEX, index | {"metadata": index["metadata"] | {"total_size": total}})
+    write_json(directory / "config.json", config | {"dtype": "float16"})
 
 
 def _complaint(output: str) -> str:
