@@ -111,6 +111,16 @@ def test_a_directory_is_whole_and_says_how_it_is_served(nano: Path) -> None:
     assert "Not run on hardware" in readme
 
 
+def test_weights_beyond_float16_are_an_error_and_leave_nothing(tmp_path: Path) -> None:
+    shutil.copytree(NANO, tmp_path / "big")
+    weights = {name: value.float() for name, value in load_file(tmp_path / "big" / "model.safetensors").items()}
+    weights["model.norm.weight"][0] = 1e5
+    save_file(weights, tmp_path / "big" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=r"model.norm.weight holds values beyond float16"):
+        export_w8a8(tmp_path / "big", out=tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
 def test_oracle_forgets_and_knows_its_limits(nano: Path) -> None:
     ids = [int(index) for index in np.random.default_rng(1).integers(3, 270, 40)]
     with load_w8a8_oracle(nano) as runtime:

@@ -18,6 +18,7 @@ from eyas.export.gguf import Quantisation, export_gguf
 from eyas.export.onnx import LIMITS as ONNX_LIMITS
 from eyas.export.onnx import PREFILL_LENGTHS, export_onnx
 from eyas.export.ort_genai import LIMITS as ORT_GENAI_LIMITS
+from eyas.export.ort_genai import MODULES as ORT_GENAI_MODULES
 from eyas.export.ort_genai import export_ort_genai
 from eyas.export.safetensors import export_safetensors
 from eyas.export.w8a8 import LIMITS as W8A8_LIMITS
@@ -37,7 +38,7 @@ ONNX: dict[Format, DType] = {"onnx-fp32": "float32", "onnx-fp16": "float16", "as
 PACKAGES: dict[Format, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(GGUF, ("gguf", ("gguf", PACKAGE))),
     **dict.fromkeys(ONNX, ("onnx", ("onnx", "onnxruntime"))),
-    "ort-genai-int4": ("ort-genai", ("onnxruntime_genai", "onnx_ir")),
+    "ort-genai-int4": ("ort-genai", ORT_GENAI_MODULES),
 }
 """Our extra, and its modules without which a file cannot be written or compared."""
 

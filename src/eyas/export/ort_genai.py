@@ -29,6 +29,8 @@ from eyas.storage.origins import link_model, read_config
 from eyas.storage.tokenization import load_tokenizer, stop_ids
 
 BUILDER = "onnxruntime_genai.models.builder"
+MODULES = ("onnxruntime_genai", "onnx_ir")
+"""Of our extra: the builder and what it needs."""
 BLOCK_SIZE = 32
 """Weights that share a scale: the builder's default, and GGUF's Q4_0's."""
 HEAD_MULTIPLE = 16
@@ -52,7 +54,7 @@ def export_ort_genai(model_dir: Path, *, out: Path, precision: Precision = "int4
     Raises: MissingExtra, without onnxruntime-genai and onnx_ir; ExportError, if the builder cannot convert the model,
     or the library cannot run what it made; ModelError, if the directory cannot be read.
     """
-    for package in ("onnxruntime_genai", "onnx_ir"):
+    for package in MODULES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package.replace("_", "-"), extra="ort-genai", purpose="exporting for onnxruntime-genai")
     with tempfile.TemporaryDirectory() as scratch, atomic_path(out) as draft:

@@ -119,7 +119,7 @@ def _quantise(source: Path, out: Path, *, config: Path, cache: Path | None, name
 
 
 def _narrow(directory: Path, *, name: str) -> None:
-    """What is not quantised becomes float16, the only floating point of a 310P. Scales keep msmodelslim's float32.
+    """What is not quantised becomes float16, in which `--dtype float16` serves it. Scales keep msmodelslim's float32.
 
     Only now, for in a float16 checkpoint msmodelslim computes the scales in float16 too, and rounds by them.
 
@@ -131,7 +131,7 @@ def _narrow(directory: Path, *, name: str) -> None:
         for key in [key for key in tensors if kinds.get(key) == FLOAT]:
             tensors[key] = tensors[key].to(torch.float16)
             if not torch.isfinite(tensors[key]).all():
-                raise ExportError(f"{name}: {key} holds values that float16 cannot. Export it to GGUF or ONNX-FP32.")
+                raise ExportError(f"{name}: {key} holds values beyond float16. Export it as onnx-fp32.")
         save_file(tensors, file, metadata={"format": "pt"})
         total += sum(tensor.nbytes for tensor in tensors.values())
     index, config = read_json(directory / INDEX), read_json(directory / "config.json")

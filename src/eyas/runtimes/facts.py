@@ -52,9 +52,11 @@ class FileFacts:
 
 
 def file_facts(path: Path) -> FileFacts:
-    """Facts of a GGUF file, or a directory with the manifest of static graphs, whose file sizes are compared with it.
+    """Facts of a GGUF file, a directory of static graphs, or of onnxruntime-genai; file sizes are compared with its
+    manifest.
 
-    Raises: ModelError, if it is neither, or damaged; CorruptArtifact; MissingExtra, without the package `gguf`.
+    Raises: ModelError, if it is none of these, or damaged; ArtifactError, without its manifest; CorruptArtifact;
+    MissingExtra, without the package `gguf`.
     """
     if path.is_file():
         return _of_gguf(path, read_gguf_head(path))
