@@ -47,7 +47,9 @@ def main() -> None:
 
 def _change_converter() -> None:
     for loader in (AutoConfig, AutoTokenizer):
-        loader.from_pretrained = _without_its_code(loader.from_pretrained)
+        loader.from_pretrained = _without_its_code(  # type: ignore[method-assign]
+            loader.from_pretrained
+        )
     text = base.TextModel
     text.get_vocab_base_pre = _or_ours(text.get_vocab_base_pre)
     text._set_vocab_llama_hf = _unless_sentencepiece(text._set_vocab_llama_hf)

@@ -197,13 +197,15 @@ def _trace(decoder: StaticDecoder, spec: GraphSpec) -> onnx.ModelProto:
 def _describe(
     model: PreTrainedModel, model_dir: Path, directory: Path, *, specs: Sequence[GraphSpec], slots: int, dtype: DType
 ) -> StaticManifest:
-    """Copy the tokenizer's files, and say all there is to know."""
-    names = []
-    (directory / TOKENIZER).mkdir()
+    """Copy the tokenizer's files, tokenizer.json written where there is none, and say all there is to know."""
+    tokenizer, target = load_tokenizer(model_dir), directory / TOKENIZER
+    target.mkdir()
     for source in sorted(model_dir.iterdir()):
         if source.suffix in DESCRIBING and not source.name.endswith(".index.json"):
-            shutil.copyfile(source, directory / TOKENIZER / source.name)
-            names.append(f"{TOKENIZER}/{source.name}")
+            shutil.copyfile(source, target / source.name)
+    if not (target / "tokenizer.json").is_file():
+        tokenizer.save_pretrained(target)
+    names = [f"{TOKENIZER}/{file.name}" for file in sorted(target.iterdir())]
     files = [spec.file for spec in specs] + [WEIGHTS, *names]
     return StaticManifest(
         model_type=model.config.model_type,
@@ -215,7 +217,7 @@ def _describe(
         context_length=slots,
         window=window_of(model.config, context_length=slots),
         masked=MASKED,
-        stop_ids=stop_ids(load_tokenizer(model_dir), model_dir),
+        stop_ids=stop_ids(tokenizer, model_dir),
         opset=OPSET,
         graphs=tuple(specs),
         tokenizer=tuple(names),

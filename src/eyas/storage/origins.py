@@ -12,6 +12,7 @@ from eyas import builtin
 from eyas.errors import ModelError
 from eyas.recipe import ModelSpec
 from eyas.storage.artifacts import sha256_of
+from eyas.storage.pangu import link_pangu
 
 SMOLLM2 = "builtin:smollm2-135m"
 BUILTIN = "builtin:"
@@ -122,42 +123,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def link_model(source: Path, target: Path) -> None:
-    """Link a model directory; openPangu-Embedded gets Llama configs of its own beside linked files."""
-    config = read_config(source)
-    if config.get("model_type") != "PanguEmbedded":
-        target.symlink_to(source, target_is_directory=True)
-        return
-    target.mkdir()
-    for file in source.iterdir():
-        if file.suffix != ".py" and file.name not in ("config.json", "tokenizer_config.json", "chat_template.jinja"):
-            (target / file.name).symlink_to(file)
-    (target / "config.json").write_text(json.dumps(_pangu_as_llama(config), indent=1))
-    tokenizer, template = source / "tokenizer_config.json", source / "chat_template.jinja"
-    if tokenizer.is_file():
-        values = json.loads(tokenizer.read_text(encoding="utf-8"))
-        if template.is_file():
-            values["chat_template"] = template.read_text(encoding="utf-8")
-        (target / tokenizer.name).write_text(json.dumps(_without_pangu_code(values)))
+    """Link a model directory; openPangu-Embedded gets Llama configs of its own beside linked files.
 
-
-def _pangu_as_llama(config: dict[str, Any]) -> dict[str, Any]:
-    """Llama with biases in q, k, v and o (the model's config.json and modelling code), so no remote code."""
-    values = config | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    values["attention_bias"] = values.pop("bias", True)
-    values.pop("auto_map", None)
-    return values
-
-
-def _without_pangu_code(config: dict[str, Any]) -> dict[str, Any]:
-    """`PanguTokenizer` is SentencePiece with added tokens (tokenization_openpangu.py), as Llama's tokenizer is.
-
-    Its card encodes the rendered chat with the tokenizer's own BOS in front, which the template does not write. Here
-    templates write all there is, so that BOS goes from the tokenizer into the template: the ids are the card's.
+    Raises: ModelError, as `read_config` and `link_pangu`.
     """
-    values = {key: value for key, value in config.items() if key != "auto_map"}
-    if values.get("tokenizer_class") == "PanguTokenizer":
-        values["tokenizer_class"] = "LlamaTokenizer"
-    template, bos = values.get("chat_template"), values.get("bos_token", "<s>")
-    if isinstance(template, str) and values.get("add_bos_token", True) and bos not in template:
-        values |= {"chat_template": "{{ bos_token }}" + template, "add_bos_token": False}
-    return values
+    config = read_config(source)
+    if config.get("model_type") == "PanguEmbedded":
+        link_pangu(source, target, config)
+    else:
+        target.symlink_to(source, target_is_directory=True)

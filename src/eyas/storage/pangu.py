@@ -1,0 +1,111 @@
+"""openPangu-Embedded without its own Python: a Llama with biases and a SentencePiece tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eyas.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import normalizers
+
+REWRITTEN = ("config.json", "tokenizer_config.json", "chat_template.jinja")
+SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+PROBES = ("the world, 12 345 and 6.78", "你好，世界：12+30=42", "  two spaces\n\n\ta tab ", "naïve café 😀 ﬁ")
+"""Beside its own tokens' neighbours: what the tokenizer that is written must read as SentencePiece does."""
+
+
+def link_pangu(source: Path, target: Path, config: dict[str, Any]) -> None:
+    """Link the files of an openPangu directory, whose config.json holds `config`, into the new directory `target`.
+
+    Its configs are written anew, for classes of transformers' own, and so is tokenizer.json where there is
+    tokenizer.model alone.
+
+    Raises: ModelError, if the tokenizer cannot be written so that it reads as SentencePiece does.
+    """
+    target.mkdir()
+    for file in source.iterdir():
+        if file.suffix != ".py" and file.name not in REWRITTEN:
+            (target / file.name).symlink_to(file)
+    (target / "config.json").write_text(json.dumps(_as_llama(config), indent=1))
+    tokenizer, template = source / "tokenizer_config.json", source / "chat_template.jinja"
+    if tokenizer.is_file():
+        values = json.loads(tokenizer.read_text(encoding="utf-8"))
+        if template.is_file():
+            values["chat_template"] = template.read_text(encoding="utf-8")
+        (target / tokenizer.name).write_text(json.dumps(_without_code(values)))
+        if (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").exists():
+            _write_tokenizer(target)
+
+
+def _as_llama(config: dict[str, Any]) -> dict[str, Any]:
+    """Llama with biases in q, k, v and o (the model's config.json and modelling code), so no remote code."""
+    values = config | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    values["attention_bias"] = values.pop("bias", True)
+    values.pop("auto_map", None)
+    return values
+
+
+def _without_code(config: dict[str, Any]) -> dict[str, Any]:
+    """`PanguTokenizer` is SentencePiece with added tokens (tokenization_openpangu.py), as Llama's tokenizer is.
+
+    Its card encodes the rendered chat with the tokenizer's own BOS in front, which the template does not write. Here
+    templates write all there is, so that BOS goes from the tokenizer into the template: the ids are the card's.
+    """
+    values = {key: value for key, value in config.items() if key != "auto_map"}
+    if values.get("tokenizer_class") == "PanguTokenizer":
+        values["tokenizer_class"] = "LlamaTokenizer"
+    template, bos = values.get("chat_template"), values.get("bos_token", "<s>")
+    if isinstance(template, str) and values.get("add_bos_token", True) and bos not in template:
+        values |= {"chat_template": "{{ bos_token }}" + template, "add_bos_token": False}
+    return values
+
+
+def _write_tokenizer(directory: Path) -> None:
+    """tokenizer.json in place of tokenizer.model, and a config which has it taken as it is.
+
+    transformers' LlamaTokenizer puts a space before the first word alone, whatever the file says; SentencePiece, which
+    openPangu's own class gives every text between two added tokens, does so before each, or before none.
+    """
+    import sentencepiece
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+    from tokenizers import normalizers
+
+    from eyas.storage.tokenization import encode_text, load_tokenizer
+
+    model, file = directory / "tokenizer.model", directory / "tokenizer_config.json"
+    raw = model.read_bytes()
+    spec = ModelProto.FromString(raw).normalizer_spec
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(values | {"add_prefix_space": spec.add_dummy_prefix}))
+    as_llamas = load_tokenizer(directory)
+    named = {name: str(token) for name, token in as_llamas.special_tokens_map.items() if name in SPECIAL}
+    backend = as_llamas.backend_tokenizer
+    backend.normalizer, backend.pre_tokenizer = normalizers.Sequence(_normalizers(spec)), None
+    backend.save(str(directory / "tokenizer.json"))
+    model.unlink()
+    file.write_text(json.dumps(named | values | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    written, original = load_tokenizer(directory), sentencepiece.SentencePieceProcessor(model_proto=raw)
+    for text in PROBES:
+        expected, found = original.encode(text), encode_text(written, text)
+        if found != expected:
+            raise ModelError(
+                f"{model}: as tokenizer.json it makes {found} of {text!r}, SentencePiece makes "
+                f"{expected}. Put a tokenizer.json that does the same beside it."
+            )
+
+
+def _normalizers(spec: Any) -> list[normalizers.Normalizer]:
+    """What a SentencePiece model's NormalizerSpec says."""
+    from tokenizers import Regex, normalizers
+
+    steps: list[normalizers.Normalizer] = []
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if spec.add_dummy_prefix:
+        steps.append(normalizers.Prepend("\u2581"))
+    return [*steps, normalizers.Replace(" ", "\u2581")]
