@@ -171,6 +171,13 @@ def test_a_file_fails_where_it_is_shown_to_lose_more_than_allowed() -> None:
     require_accuracy(little, what="", mode="fast", max_loss=0.02)
 
 
+@pytest.mark.parametrize(("losses", "n"), [(1, 1), (4, 40), (5, 10)])
+def test_a_handful_of_losses_that_chance_explains_fails_no_file(losses: int, n: int) -> None:
+    (few,) = against_model(list(sequences("0" * losses + "1" * (n - losses))), list(sequences("1" * n))).values()
+    assert few.p_value > 0.05  # 2 / 2^4 and 2 / 2^5
+    require_accuracy(few, what="", mode="fast", max_loss=0.02)
+
+
 def test_only_examples_that_the_file_was_asked_count() -> None:
     found = against_model(list(sequences("11")), list(sequences("10" + "1" * 50)))
     assert (found["fast"].n, found["fast"].difference) == (2, 0.5)

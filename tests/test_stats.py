@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from scipy.optimize import minimize_scalar
 
 from eyas.stats import (
     mcnemar_exact,
@@ -14,6 +15,7 @@ from eyas.stats import (
     pooled_difference,
     share_of,
     share_of_examples,
+    tango,
     wilson,
 )
 
@@ -118,6 +120,43 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar_exact(5, 1) == pytest.approx(14 / 64)
 
 
+def test_tango_equals_the_published_interval() -> None:
+    # Fagerland, Lydersen & Laake 2014, doi.org/10.1002/sim.6148, airway hyper-responsiveness: 1 and 7 of 21 pairs.
+    assert tango(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@pytest.mark.parametrize(("wins", "losses", "n"), [(1, 0, 50), (0, 4, 40), (3, 3, 20), (110, 90, 2000)])
+def test_tangos_limits_are_where_the_score_test_rejects(wins: int, losses: int, n: int) -> None:
+    ties = n - wins - losses
+    for limit in tango(wins, losses, n):
+
+        def unlikely(share: float, d: float = limit) -> float:
+            return -float(np.dot([wins, losses, ties], np.log([share + d, share, 1 - 2 * share - d])))
+
+        bounds = (max(0.0, -limit) + 1e-12, (1 - limit) / 2 - 1e-12)
+        share = minimize_scalar(unlikely, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
+        z = (wins - losses - n * limit) / np.sqrt(n * (2 * share + limit * (1 - limit)))
+        assert abs(z) == pytest.approx(1.959964, abs=1e-4)
+
+
+def test_tango_mirrors_stays_within_one_and_refuses_more_pairs_than_examples() -> None:
+    assert tango(7, 1, 21) == tuple(-limit for limit in reversed(tango(1, 7, 21)))
+    assert tango(50, 0, 50)[1] == 1
+    assert tango(0, 1, 1)[0] == -1
+    with pytest.raises(ValueError, match="2 wins and 1 losses of 2 examples"):
+        tango(2, 1, 2)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.5])
+def test_one_win_in_fifty_does_not_exclude_losses(value: float) -> None:
+    """A resample of no loss has none: the bootstrap's interval would begin at 0, for right answers and for shares."""
+    found = paired_difference([value] + [0.0] * 49, [0.0] * 50)
+    assert found.low == tango(1, 0, 50)[0] == pytest.approx(-0.0528, abs=1e-4)
+    assert found.high > found.difference == value / 50
+    worse = paired_difference([0.0] * 50, [value] + [0.0] * 49)
+    assert (worse.low, worse.high) == pytest.approx((-found.high, -found.low), abs=2e-3)
+
+
 def test_paired_difference_counts_pairs_by_hand() -> None:
     a, b = [1, 1, 1, 0, 1, 0, 1, 1], [0, 1, 0, 1, 0, 0, 0, 1]
     found = paired_difference(a, b)
@@ -177,7 +216,7 @@ def test_a_difference_of_shares_stays_within_one_however_few_and_far_apart_the_s
 def test_the_p_of_one_seed_is_mcnemars_and_of_several_agrees_with_the_interval() -> None:
     once = pooled_difference([([1] * 4 + [0] * 96, [0] * 100)], same_examples=True)
     assert once.p_value == pytest.approx(2 / 2**4)
-    assert once.low > 0  # the bootstrap alone would call four in a hundred certain
+    assert once.low > 0  # the interval alone would call four in a hundred certain
     rng = np.random.default_rng(8)
     for shift in (0.0, 0.02, 0.04, 0.06, 0.1, 0.2):
         runs = [(rng.random(300) < 0.4 + shift, rng.random(300) < 0.4) for _ in range(3)]

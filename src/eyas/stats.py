@@ -13,6 +13,8 @@ Z_95 = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
 RESAMPLES = 10_000
 """Bootstrap resamples: the 2.5 % quantile then rests on 250 of them (Efron & Tibshirani 1993, §13.3, ask for 1,000)."""
+BISECTIONS = 60
+"""Of Tango's limits: an interval of length 2 is halved to 2^-59, below float64's resolution."""
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +40,7 @@ class PairedDifference:
     difference: float
     low: float
     high: float
-    """95 % percentile bootstrap interval over the examples; where no two grades differ, Tango's score interval."""
+    """95 %: Tango's score interval where grades are right or wrong, else the percentile bootstrap over the examples."""
     n: int
     wins: int
     """Examples on which a's grade is higher than b's."""
@@ -164,8 +166,48 @@ def mcnemar_exact(wins: int, losses: int) -> float:
     return min(1.0, 2 * tail / (1 << n))
 
 
+def tango(wins: int, losses: int, n: int) -> tuple[float, float]:
+    """95 % score interval of (wins - losses) / n, the difference of two proportions over the same n examples.
+
+    Unlike the bootstrap's or Wald's it has a width on both sides where all pairs that differ, or all examples, go one
+    way: with none of n it is ±z² / (n + z²). It is asymptotic: it may exclude 0 where `mcnemar_exact` is above 0.05.
+
+    Returns: (low, high), within [-1, 1].
+    Raises: ValueError, unless there are examples, and at least as many as wins and losses.
+    Source: Tango 1998, doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B.
+    """
+    if n < 1 or min(wins, losses) < 0 or wins + losses > n:
+        raise ValueError(f"tango: {wins} wins and {losses} losses of {n} examples; expected no more than examples.")
+    return -_tango_high(losses, wins, n), _tango_high(wins, losses, n)
+
+
+def _tango_high(wins: int, losses: int, n: int) -> float:
+    """The greatest difference that the score test does not reject, by bisection above the one that was found."""
+    inside, outside = (wins - losses) / n, 1.0
+    for _ in range(BISECTIONS):
+        middle = (inside + outside) / 2
+        if (wins - losses - n * middle) ** 2 > Z_95**2 * _score_variance(wins, losses, n, difference=middle):
+            outside = middle
+        else:
+            inside = middle
+    return outside
+
+
+def _score_variance(wins: int, losses: int, n: int, *, difference: float) -> float:
+    """Variance of wins - losses if the true difference is this, at the likeliest share of losses.
+
+    That share q solves 2n q² + B q - losses d (1 - d) = 0 with B = (2n - wins + losses) d - wins - losses.
+    """
+    b = (2 * n - wins + losses) * difference - wins - losses
+    root = math.sqrt(max(0.0, b * b + 8 * n * losses * difference * (1 - difference)))
+    return n * ((root - b) / (2 * n) + difference * (1 - difference))
+
+
 def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> PairedDifference:
     """Compare the grades of two models on the same examples, in the same order.
+
+    Where grades are right or wrong the interval is `tango`'s. Where they are shares it is bootstrapped, but reaches as
+    far as `tango`'s of wins and losses on a side on which there are none: of that side a bootstrap knows nothing.
 
     The bootstrap draws examples, never single grades, so what makes an example easy for both cancels. Equal
     differences are interchangeable, so counts per distinct difference are drawn from a multinomial: the same
@@ -175,15 +217,17 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: i
         a, b: grades [n], 0 to 1.
 
     Raises: ValueError, if the two are not of one length, or empty.
-    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13 (percentile interval); Tango 1998,
-    doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B (no discordant pair).
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13 (percentile interval).
     """
     differences = _differences(a, b)
-    means = _bootstrap_means(differences[None], np.random.default_rng(seed), resamples)[:, 0]
-    low, high = _interval(means, unequal=bool(differences.any()), examples=len(differences))
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    low, high = tango(wins, losses, len(differences))
+    if not np.isin(differences, (-1, 0, 1)).all():
+        drawn = _quantiles(_bootstrap_means(differences[None], np.random.default_rng(seed), resamples))
+        low = drawn[0] if losses else min(low, drawn[0])
+        high = drawn[1] if wins else max(high, drawn[1])
     return PairedDifference(
-        difference=float(differences.mean()), low=float(low), high=float(high), n=len(differences),
+        difference=float(differences.mean()), low=low, high=high, n=len(differences),
         wins=wins, losses=losses, p_value=mcnemar_exact(wins, losses),
     )  # fmt: skip
 
@@ -221,9 +265,9 @@ def pooled_difference(
     order), otherwise within each seed; every seed weighs the same. Seeds are too few to be drawn (a bootstrap of
     three understates their spread by a third in variance): their standard error is multiplied by a draw of
     Student's t with S - 1 degrees of freedom and added. The spread of the per-seed means holds some of the examples'
-    own noise, so the interval is rather wide than narrow. Of a single seed nothing is known of the spread, and
-    nothing is added. Grades that never differ say nothing of examples not seen: as in `paired_difference`, the
-    interval then has the width that so many examples leave open.
+    own noise, so the interval is rather wide than narrow. Of a single seed nothing is known of the spread: it is
+    `paired_difference`. Grades that never differ say nothing of examples not seen: the interval then has the width
+    that so many examples leave open, by `tango`.
 
     Raises: ValueError, if there is no run, or lengths disagree.
     Source: Student 1908, doi.org/10.1093/biomet/6.1.1 (few seeds); Efron & Tibshirani 1993, ch. 13 (examples).
@@ -232,32 +276,26 @@ def pooled_difference(
     if not differences or (same_examples and len({len(row) for row in differences}) > 1):
         lengths = [len(row) for row in differences]
         raise ValueError(f"pooled_difference: runs of {lengths} examples do not fit together.")
+    if len(runs) == 1:
+        only = paired_difference(*runs[0], seed=seed, resamples=resamples)
+        return PooledDifference(
+            only.difference, only.low, only.high, n=only.n, per_seed=(only.difference,), p_value=only.p_value
+        )
     rng, seeds = np.random.default_rng(seed), len(differences)
     groups = [np.stack(differences)] if same_examples else [row[None] for row in differences]
     means = np.concatenate([_bootstrap_means(group, rng, resamples) for group in groups], axis=1).mean(axis=1)
     per_seed = tuple(float(row.mean()) for row in differences)
-    if seeds > 1:
-        means += np.std(per_seed, ddof=1) / math.sqrt(seeds) * rng.standard_t(seeds - 1, size=resamples)
+    means += np.std(per_seed, ddof=1) / math.sqrt(seeds) * rng.standard_t(seeds - 1, size=resamples)
     examples = len(differences[0]) if same_examples else sum(map(len, differences))
-    low, high = _interval(means, unequal=any(row.any() for row in differences), examples=examples)
-    if seeds == 1:
-        p = mcnemar_exact(int((differences[0] > 0).sum()), int((differences[0] < 0).sum()))
-    else:
-        p = min(1.0, 2 * float(min((means <= 0).mean(), (means >= 0).mean())))
+    low, high = _quantiles(means) if any(row.any() for row in differences) else tango(0, 0, examples)
+    p = min(1.0, 2 * float(min((means <= 0).mean(), (means >= 0).mean())))
     return PooledDifference(
         difference=sum(per_seed) / seeds, low=low, high=high, n=sum(map(len, differences)), per_seed=per_seed, p_value=p
     )
 
 
-def _interval(means: Floats, *, unequal: bool, examples: int) -> tuple[float, float]:
-    """2.5 and 97.5 % quantiles, within [-1, 1]; where no grades differ, Tango's interval without discordant pairs.
-
-    With b = c = 0 his score statistic is n d / sqrt(n d (1 - d)): it equals z at d = z² / (n + z²), which is Wilson's
-    upper limit of 0 in n.
-    """
-    if not unequal:
-        high = wilson(0, examples)[1]
-        return -high, high
+def _quantiles(means: Floats) -> tuple[float, float]:
+    """2.5 and 97.5 % quantiles, within [-1, 1]."""
     low, high = np.clip(np.quantile(means, [0.025, 0.975]), -1.0, 1.0)
     return float(low), float(high)
 

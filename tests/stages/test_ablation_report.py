@@ -13,6 +13,7 @@ from eyas.recipe import AblationSpec, ClaimSpec
 from eyas.report.ablation import Ablation, Measured, accuracy, against_baseline, judge, rows, title, within_variants
 from eyas.report.ablation_page import as_dict, markdown, render
 from eyas.report.ablation_words import answer, caveats
+from eyas.stats import wilson
 
 
 def measured(grades: Sequence[float], evaluation: str) -> Measured:
@@ -105,15 +106,21 @@ def test_what_so_few_examples_cannot_tell_is_not_held() -> None:
     grades: dict[str, list[float]] = {"a": [1.0] * 40, "b": [1.0] * 40, "c": [1.0] * 36 + [0.0] * 4}
     runs = {(name, 0): {"distilled": measured(own, name)} for name, own in grades.items()}
     names = {name: name for name in grades}
-    claims = (claim("a", "b", expect="not_worse"), claim("a", "b", expect="not_worse", margin=0.09), claim("a", "c"))
+    claims = (
+        claim("a", "b", expect="not_worse"), claim("a", "b", expect="not_worse", margin=0.09),
+        claim("c", "a", expect="not_worse", margin=0.001), claim("a", "c"),
+    )  # fmt: skip
     found = Ablation(
         name="t", description="", seeds=(0,), variants=names, changes={}, measured=runs, claims=claims
     )  # fmt: skip
     verdicts = judge(found, rows(found))
-    assert [item.outcome for item in verdicts] == ["not shown", "held", "not shown"]
+    assert [item.outcome for item in verdicts] == ["not shown", "held", "not shown", "not shown"]
     last = verdicts[-1].difference
     assert last is not None
     assert (last.result.low > 0, last.result.p_value, last.outcome) == (True, 0.125, "level")
+    share = accuracy(rows(found)[2], "reasoning")
+    assert share is not None
+    assert (share.low, share.high) == wilson(36, 40)  # of one seed
 
 
 def test_the_page_begins_with_the_answer_and_its_caveats() -> None:

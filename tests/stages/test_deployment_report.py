@@ -26,9 +26,9 @@ def file(role: str, format_: str, size: int, tpot: tuple[float, ...]) -> Deploye
     )
 
 
-def beside(losses: int, n: int) -> Ratios:
-    """`a` is wrong on so many of n examples that `b` gets right."""
-    found = paired_difference([0.0] * losses + [1.0] * (n - losses), [1.0] * n)
+def beside(wins: int, losses: int, n: int) -> Ratios:
+    """`a` is right on so many of n examples that `b` gets wrong, and wrong on so many that it gets right."""
+    found = paired_difference([0.0] * losses + [1.0] * (n - losses), [1.0] * (n - wins) + [0.0] * wins)
     a, b = file("distilled", "gguf-q8_0", 50, (1.0,)), file("distilled", "gguf-f16", 100, (2.0,))
     return Ratios(
         a=a, b=b, figures={}, size=2.0, accuracy={"fast": Comparison("distilled", "distilled", "fast", found)}
@@ -60,10 +60,20 @@ def test_divergences_of_all_sizes_are_written_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "n", "expected"), [(0, 2000, "non-inferior"), (200, 2000, "worse"), (2, 100, "not shown")]
+    ("wins", "losses", "n", "expected"),
+    [
+        (0, 0, 2000, "non-inferior"),
+        (0, 200, 2000, "worse"),
+        (0, 2, 100, "not shown"),
+        (0, 0, 50, "not shown"),
+        (1, 0, 50, "not shown"),
+        (1, 0, 2, "not shown"),
+        (0, 1, 1, "not shown"),
+        (0, 5, 10, "not shown"),  # the interval lies below −2 points, but p = 2 / 2^5
+    ],
 )
-def test_what_is_shown_of_a_coarser_file(losses: int, n: int, expected: str) -> None:
-    assert beside(losses, n).standing("fast") == expected
+def test_what_is_shown_of_a_coarser_file(wins: int, losses: int, n: int, expected: str) -> None:
+    assert beside(wins, losses, n).standing("fast") == expected
 
 
 def test_every_dot_of_the_picture_is_named_inside_it() -> None:

@@ -246,7 +246,7 @@ def test_a_bare_run_leaves_out_what_it_does_not_have(tmp_path: Path) -> None:
 
 
 def test_four_examples_are_not_enough_to_call_a_winner(made: Made) -> None:
-    # Fast mode: 98 right against the equal-time control's 94, no losses: the bootstrap's interval excludes zero,
+    # Fast mode: 98 right against the equal-time control's 94, no losses: the interval excludes zero,
     # but four tosses of a coin fall on one side with p = 2 / 2^4 = 0.125.
     summary, page, _ = made
     assert against(summary, "control_seconds", "fast")["low"] > 0

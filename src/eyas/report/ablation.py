@@ -170,8 +170,9 @@ def rows(ablation: Ablation) -> list[Row]:
 def accuracy(row: Row, mode: Mode) -> Accuracy | None:
     """Mean over seeds; None where nothing was graded in this mode.
 
-    The interval is that of `pooled_difference` against zeros, never narrower than Wilson's on one seed's examples,
-    which all seeds share: it stays honest at 0 % and at 100 %, where a bootstrap has no width.
+    Of one seed the interval is Wilson's. Of several it is that of `pooled_difference` against zeros, never narrower
+    than Wilson's on one seed's examples, which all seeds share: it stays honest at 0 % and at 100 %, where a bootstrap
+    has no width.
     """
     grades = {seed: [grade for (_, own), grade in sorted(run.grades.items()) if own == mode]
               for seed, run in row.runs.items()}  # fmt: skip
@@ -184,8 +185,10 @@ def accuracy(row: Row, mode: Mode) -> Accuracy | None:
     examples = min(len(values) for values in graded.values())
     value = min(1.0, max(0.0, pooled.difference))
     low, high = wilson(value * examples, examples)
+    if len(graded) > 1:
+        low, high = max(0.0, min(low, pooled.low)), min(1.0, max(high, pooled.high))
     return Accuracy(
-        value=value, low=max(0.0, min(low, pooled.low)), high=min(1.0, max(high, pooled.high)), n=pooled.n,
+        value=value, low=low, high=high, n=pooled.n,
         per_seed=dict(zip(graded, pooled.per_seed, strict=True)), lengths=_lengths(row, mode),
     )  # fmt: skip
 
@@ -240,8 +243,8 @@ def _differences(ablation: Ablation, pairs: Sequence[tuple[Row, Row]]) -> list[D
 def judge(ablation: Ablation, made: Sequence[Row]) -> list[Verdict]:
     """Each claim: held where the whole interval lies above its bound, contradicted where it lies below.
 
-    Of a model against itself `not shown`: that there is no difference is no finding. Where the bound is 0, p must be
-    below 0.05 as well (`Difference.outcome`).
+    Of a model against itself `not shown`: that there is no difference is no finding. Where the bound is 0, and to
+    contradict, p must be below 0.05 as well (`Difference.outcome`).
     """
     verdicts = []
     for claim in ablation.claims:
@@ -258,7 +261,7 @@ def _outcome(found: Difference, bound: float) -> Outcome:
     if found.same_model or (bound == 0 and found.outcome == "level"):
         return "not shown"
     low, high = found.result.low, found.result.high
-    return "held" if low > bound else "contradicted" if high < bound else "not shown"
+    return "held" if low > bound else "contradicted" if high < bound and found.outcome == "behind" else "not shown"
 
 
 def _find(ablation: Ablation, made: Sequence[Row], side: str) -> Row | None:

@@ -26,7 +26,7 @@ Outcome = Literal["ahead", "behind", "level"]
 def outcome_of(found: PairedDifference | PooledDifference) -> Outcome:
     """Of `a` in a difference `a` minus `b`: `level` unless the 95 % interval excludes 0 and p is below 0.05.
 
-    The bootstrap alone is too sure of itself where only a handful of examples tell the models apart.
+    The interval alone is too sure of itself where only a handful of examples tell the models apart.
     """
     if found.p_value >= 0.05 or found.low <= 0 <= found.high:
         return "level"

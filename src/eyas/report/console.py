@@ -61,4 +61,4 @@ def _caption(models: Mapping[str, Any], modes: list[Any]) -> str:
     if not numbers:
         return "Nothing was evaluated."
     n = str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)}–{max(numbers)}"
-    return f"95 % intervals (Wilson; differences: paired bootstrap), n = {n} a mode"
+    return f"95 % intervals (Wilson; differences: paired), n = {n} a mode"

@@ -61,9 +61,11 @@ class Ratios:
     accuracy: Mapping[Mode, Comparison]
 
     def standing(self, mode: Mode) -> Literal["non-inferior", "worse", "not shown"]:
-        """Whether `a` loses fewer than MARGIN to `b`, by the 95 % interval."""
+        """Whether `a` loses fewer than MARGIN to `b`, by the 95 % interval; more only if McNemar's p is below 0.05."""
         found = self.accuracy[mode].result
-        return "non-inferior" if found.low > -MARGIN else "worse" if found.high < -MARGIN else "not shown"
+        if found.low > -MARGIN:
+            return "non-inferior"
+        return "worse" if found.high < -MARGIN and found.p_value < 0.05 else "not shown"
 
 
 def deployed(evidence: Evidence) -> list[Deployed]:

@@ -55,8 +55,8 @@ def _notes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def difference_lines(differences: Mapping[str, Mapping[str, float]], *, samples: int) -> list[str]:
-    """A line per mode of `comparison-….json`: paired bootstrap interval and exact test, of several samples the sign
-    test of their shares."""
+    """A line per mode of `comparison-….json`: paired interval and exact test, of several samples the sign test of their
+    shares."""
     test = "McNemar p" if samples == 1 else "sign test p"
     return [
         f"model − baseline, {mode}: {points(found['difference'])} points ({points(found['low'])} to "
