@@ -11,6 +11,7 @@ import pytest
 
 from eyas.runtimes import bandwidth
 from eyas.runtimes.energy import NpuSmi, Rapl, energy_meter, integrated, npu_power_w
+from eyas.storage.processor import available_memory_bytes, cache_bytes, memory_limits_bytes, total_memory_bytes
 
 ATLAS_500 = """\tNPU ID                         : 0
         Chip Count                     : 1
@@ -99,5 +100,42 @@ def test_bandwidth_is_bytes_by_seconds_of_the_best_try(monkeypatch: pytest.Monke
 
 
 def test_measuring_bandwidth_leaves_a_small_device_its_memory() -> None:
-    assert bandwidth.array_bytes(2, memory=8 * 2**30) == 2**28  # an eighth are 512 MiB for each core
-    assert bandwidth.array_bytes(4, memory=2**30) == 2**25  # 4 × 32 MiB of 1 GiB
+    assert bandwidth.array_bytes(2, memory=8 * 2**30, cache=2**25) == 2**28  # an eighth are 512 MiB for each core
+    assert bandwidth.array_bytes(4, memory=2**30, cache=2**21) == 2**25  # 4 × 32 MiB of 1 GiB
+    assert bandwidth.array_bytes(64, memory=2**40, cache=2**27) == 2**24  # 1 GiB in all
+    assert bandwidth.array_bytes(64, memory=2**40, cache=3 * 2**28) == 3 * 2**24  # four times 768 MiB in all
+
+
+def test_a_containers_limit_is_found_in_both_versions_of_control_groups(tmp_path: Path) -> None:
+    (tmp_path / "memory" / "docker" / "abc").mkdir(parents=True)
+    (tmp_path / "pod" / "inner").mkdir(parents=True)
+    for path, limit in {
+        "memory/memory.limit_in_bytes": "9223372036854771712",  # as version 1 writes none
+        "memory/docker/abc/memory.limit_in_bytes": "4294967296",
+        "pod/memory.max": "8589934592",
+        "pod/inner/memory.max": "max",
+    }.items():
+        (tmp_path / path).write_text(f"{limit}\n")
+    of_process = tmp_path / "cgroup"
+
+    def least(line: str) -> int:
+        of_process.write_text(f"4:cpu,cpuacct:/docker/abc\n{line}\n")
+        return min(memory_limits_bytes(tmp_path, of_process))
+
+    assert least("3:memory:/docker/abc") == 2**32
+    assert least("0::/pod/inner") == 2**33  # of the group around it
+    (tmp_path / "memory.max").write_text("2147483648\n")
+    assert least("0::/as/the/host/calls/it") == 2**31
+    assert memory_limits_bytes(tmp_path, tmp_path / "none") == []
+    assert 0 < available_memory_bytes() <= total_memory_bytes()
+
+
+def test_a_cache_that_cores_share_counts_once(tmp_path: Path) -> None:
+    for core in os.sched_getaffinity(0):
+        for index, size, shared in ((2, "1024K", f"{core}"), (3, "32768K", "0-1023")):
+            level = tmp_path / f"cpu{core}" / "cache" / f"index{index}"
+            level.mkdir(parents=True)
+            (level / "size").write_text(f"{size}\n")
+            (level / "shared_cpu_list").write_text(f"{shared}\n")
+    assert cache_bytes(tmp_path) == 2**25
+    assert cache_bytes(tmp_path / "none") == 0
