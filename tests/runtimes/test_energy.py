@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from eyas.runtimes import bandwidth
+from eyas.runtimes import bandwidth, energy
 from eyas.runtimes.energy import NpuSmi, Rapl, energy_meter, integrated, npu_power_w
 from eyas.storage.processor import available_memory_bytes, cache_bytes, memory_limits_bytes, total_memory_bytes
 
@@ -62,9 +63,24 @@ def test_npu_smi_tells_the_chip_s_power_not_the_board_s() -> None:
     assert npu_power_w("Power Dissipation(W) : 16.9") is None
 
 
-def test_power_is_integrated_by_trapezoids() -> None:
-    assert integrated([(0.0, 10.0), (1.0, 20.0), (3.0, 20.0)]) == 15 + 40
-    assert integrated([(0.0, 10.0)]) is None
+def test_power_is_integrated_over_the_whole_window_by_trapezoids() -> None:
+    readings = [(1.0, 10.0), (2.0, 20.0), (4.0, 20.0)]
+    assert integrated(readings, start=1.0, end=4.0) == 15 + 40
+    assert integrated(readings, start=0.5, end=4.25) == 0.5 * 10 + 15 + 40 + 0.25 * 20
+    assert integrated(readings, start=1.5, end=3.0) == 0.5 * (15 + 20) / 2 + 20  # the last was read after the end
+    assert integrated([(0.0, 10.0)], start=0.0, end=1.0) is None
+
+
+def test_readings_that_come_late_count_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(meter: NpuSmi) -> None:  # as a program that takes 1 s, and is asked twice within 4 s
+        meter._samples += [(101.0, 8.0), (102.0, 8.0)]
+
+    clock = iter((100.0, 104.0))
+    monkeypatch.setattr(NpuSmi, "_sample", late)
+    monkeypatch.setattr(energy, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with NpuSmi() as meter:
+        pass
+    assert meter.joules == 4 * 8.0
 
 
 def test_npu_smi_is_read_while_something_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +93,7 @@ def test_npu_smi_is_read_while_something_runs(tmp_path: Path, monkeypatch: pytes
         time.sleep(0.7)
     lasted = time.perf_counter() - started
     assert meter.joules is not None
-    assert 0 < meter.joules <= 9.1 * lasted
+    assert 9.1 * 0.7 <= meter.joules <= 9.1 * lasted
 
 
 def test_without_npu_smi_nothing_is_measured_of_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, Self
+
+import numpy as np
 
 POWERCAP = Path("/sys/class/powercap")
 """https://docs.kernel.org/power/powercap/powercap.html; AMD's packages are listed as intel-rapl too."""
@@ -74,26 +75,28 @@ def _is_package(zone: Path) -> bool:
 
 
 class NpuSmi:
-    """The chip's power, read every 0.2 s and integrated. Written from the documented output, not run on hardware."""
+    """The chip's power, read every 0.2 s and integrated from the meter's start to its end.
+
+    Written from the documented output, not run on hardware.
+    """
 
     def __init__(self, *, device_id: int = 0) -> None:
         self._command = ["npu-smi", "info", "-t", "power", "-i", str(device_id)]
         self._samples: list[tuple[float, float]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
+        self.joules: float | None = None
 
     def __enter__(self) -> Self:
+        self._start = time.perf_counter()
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        end = time.perf_counter()
         self._over.set()
         self._thread.join()
-
-    @property
-    def joules(self) -> float | None:
-        """By the trapezoidal rule; None with fewer than two readings."""
-        return integrated(self._samples)
+        self.joules = integrated(self._samples, start=self._start, end=end)
 
     def _sample(self) -> None:
         while not self._over.is_set():
@@ -111,11 +114,16 @@ def npu_power_w(said: str) -> float | None:
     return sum(found) if found else None
 
 
-def integrated(samples: list[tuple[float, float]]) -> float | None:
-    """Joules of (seconds, watts) by the trapezoidal rule; None with fewer than two."""
+def integrated(samples: list[tuple[float, float]], *, start: float, end: float) -> float | None:
+    """Joules from start to end of (seconds, watts), in their order; None with fewer than two.
+
+    Power is taken to change linearly between readings, and to be the first's before it and the last's after it.
+    """
     if len(samples) < 2:
         return None
-    return sum((later - earlier) * (first + second) / 2 for (earlier, first), (later, second) in pairwise(samples))
+    seconds, watts = zip(*samples, strict=True)
+    at = [start, *(moment for moment in seconds if start < moment < end), end]
+    return float(np.trapezoid(np.interp(at, seconds, watts), at))
 
 
 def energy_meter(*, device: bool) -> EnergyMeter:
