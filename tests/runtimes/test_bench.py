@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from static_models import make_model
 
@@ -212,6 +213,26 @@ def test_facts_of_a_gguf_are_those_of_its_tensors(nano_gguf: Path) -> None:
     numbers = 2 * config["num_hidden_layers"] * kept * (config["hidden_size"] // heads)
     assert facts.kv_bytes_per_token == 4 * numbers  # keys and values of every layer, in F32: its heads are narrow
     assert facts.read_bytes == sum(tensor.bytes for tensor in head.tensors)  # tied: the embeddings are the head
+
+
+def test_of_a_mixture_of_experts_a_token_reads_those_that_it_is_sent_to(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "moe.gguf", "qwen3moe")
+    writer.add_token_list(["a", "b"])
+    for key, value in {"block_count": 1, "attention.head_count": 1, "embedding_length": 32, "context_length": 64,
+                       "expert_count": 8, "expert_used_count": 2}.items():  # fmt: skip
+        writer.add_uint32(f"qwen3moe.{key}", value)
+    for name, shape in {
+        "token_embd.weight": (2, 32), "output.weight": (2, 32), "blk.0.ffn_gate_inp.weight": (8, 32),
+        "blk.0.ffn_up_exps.weight": (8, 16, 32), "blk.0.ffn_up_shexp.weight": (16, 32),
+    }.items():  # fmt: skip
+        writer.add_tensor(name, np.zeros(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    # The head, the router, 2 of 8 experts, the shared one; of the embeddings a row is looked up.
+    assert file_facts(tmp_path / "moe.gguf").read_bytes == 4 * 32 * (2 + 8 + 2 * 16 + 16)
 
 
 def test_facts_of_graphs_are_those_of_their_manifest(nano_onnx: Path) -> None:

@@ -14,6 +14,9 @@ from eyas.storage.gguf import TOKENS, GGUFHead, read_gguf_head
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 """Tensors of a GGUF file; one without a head multiplies with the embeddings."""
+EXPERTS = "_exps."
+"""In the names of tensors that hold all experts of a layer; shared experts, of which every token needs all, have
+another (`TENSOR_NAMES` in gguf/constants.py)."""
 GENAI_KV_BYTES = 4
 """The builder's graphs for the CPU keep keys and values in float32, int4 weights or not."""
 BITS = {"float32": 32, "float16": 16}
@@ -35,8 +38,8 @@ class FileFacts:
     bits_per_weight: float | None
     """Scales included, metadata not. None where the file does not tell its parameters."""
     read_bytes: int
-    """Weights that every token needs: without embeddings of which one row is looked up. In static graphs, whose
-    tensors are not told apart here, and ORT-GenAI's: all weights."""
+    """Weights that a token needs: without embeddings of which one row is looked up, of a mixture of experts as many as
+    a token is sent to. In static graphs, whose tensors are not told apart here, and ORT-GenAI's: all weights."""
     kv_bytes_per_token: float
     """Keys and values of one token, all layers. Sliding windows are not subtracted."""
     kv_slots: int | None
@@ -69,8 +72,6 @@ def file_facts(path: Path) -> FileFacts:
 
 
 def _of_gguf(path: Path, head: GGUFHead) -> FileFacts:
-    by_name = {tensor.name: tensor for tensor in head.tensors}
-    looked_up = by_name[EMBEDDING].bytes if HEAD in by_name and EMBEDDING in by_name else 0
     return FileFacts(
         path=path,
         format="GGUF",
@@ -78,7 +79,7 @@ def _of_gguf(path: Path, head: GGUFHead) -> FileFacts:
         bytes=head.bytes,
         parameters=head.parameters,
         bits_per_weight=head.bits_per_weight,
-        read_bytes=sum(tensor.bytes for tensor in head.tensors) - looked_up,
+        read_bytes=_gguf_read_bytes(path, head),
         kv_bytes_per_token=_gguf_kv_numbers(path, head) * kv_cache_bytes(head),
         kv_slots=None,
         context_length=_number(path, head, "context_length"),
@@ -94,6 +95,18 @@ def _quantisation(head: GGUFHead) -> str:
     if named in set(LlamaFileType):
         return str(LlamaFileType(named).name.removeprefix("MOSTLY_").removeprefix("ALL_"))
     return max(head.types, key=lambda kind: head.types[kind])
+
+
+def _gguf_read_bytes(path: Path, head: GGUFHead) -> int:
+    """Bytes of the weights that a token needs."""
+    bytes_of = {tensor.name: tensor.bytes for tensor in head.tensors}
+    looked_up = bytes_of.get(EMBEDDING, 0) if HEAD in bytes_of else 0
+    experts = sum(size for name, size in bytes_of.items() if EXPERTS in name)
+    unused = 0
+    if experts:
+        count, used = (_number(path, head, key) for key in ("expert_count", "expert_used_count"))
+        unused = experts * (count - used) // count
+    return sum(bytes_of.values()) - looked_up - unused
 
 
 def _gguf_kv_numbers(path: Path, head: GGUFHead) -> int:
