@@ -12,15 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
+from eyas import cli_bench
 from eyas.cli import app
-from eyas.errors import ModelError, RecipeError
-from eyas.latency import Generation, Round
+from eyas.errors import ModelError, RecipeError, StorageError
+from eyas.latency import Figure, Generation, Round
 from eyas.report.measurements import names_of, ratio_table
-from eyas.report.words import mebibytes, milliseconds
+from eyas.report.words import confidence, mebibytes, milliseconds
 from eyas.runtimes import bench
 from eyas.runtimes.facts import file_facts
 from eyas.runtimes.measurement import Measurement
@@ -78,6 +80,31 @@ def test_what_cannot_be_measured_is_said_before_anything_runs(nano_gguf: Path, c
         run(str(nano_gguf), str(copied))
     with pytest.raises(ModelError, match=r"none\.gguf: expected a GGUF file"):
         run(str(tmp_path / "none.gguf"))
+
+
+@pytest.mark.parametrize("place", ["none/b.json", "file/b.json", ""])
+def test_figures_that_could_not_be_written_are_said_before_anything_runs(
+    place: str, nano_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(bench, "bench_rounds", lambda *_, **__: pytest.fail("measured"))
+    with pytest.raises(StorageError, match="--json"):
+        run(str(nano_gguf), "--json", str(tmp_path / place))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_recipe_runs_in_its_workspace_and_files_have_none(nano_gguf: Path) -> None:
+    asked: list[object] = []
+
+    def run_stage(path: Path, out: Path, *_: object, stage: str, name: str | None) -> None:
+        asked.extend((path, out, stage, name))
+
+    own = typer.Typer()
+    cli_bench.register(own, run_stage=run_stage)
+    assert CliRunner().invoke(own, ["recipe.yaml", "--out", "/data"], catch_exceptions=False).exit_code == 0
+    assert asked == [Path("recipe.yaml"), Path("/data"), "bench", None]
+    with pytest.raises(RecipeError, match="Drop --out"):
+        run(str(nano_gguf), "--out", "/data")
 
 
 def test_an_interrupt_shows_the_whole_rounds(nano_gguf: Path, tmp_path: Path) -> None:
@@ -155,6 +182,11 @@ def test_ratios_say_how_many_times_less_and_what_is_saved(nano_gguf: Path, copie
     assert "least–greatest: 75% interval]" in shown(table)  # of three rounds
     assert names_of([slow, fast]) == ["nano.gguf", "copy.gguf"]
     assert names_of([slow, slow]) == [str(nano_gguf)] * 2
+
+
+def test_no_number_of_rounds_makes_a_certain_interval() -> None:
+    said = {rounds: confidence(Figure((1.0,) * rounds)) for rounds in (3, 5, 7, 9, 12, 500)}
+    assert said == {3: "75%", 5: "94%", 7: "98%", 9: "99.6%", 12: "99.9%", 500: "99.9%"}  # 1 - 2^(1 - n)
 
 
 def test_numbers_keep_the_digits_that_count() -> None:

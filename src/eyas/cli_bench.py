@@ -23,6 +23,8 @@ EXAMPLES = (
     "eyas bench model.gguf onnx-directory --prompt-tokens 128 --completion-tokens 64 --json bench.json",
 )
 
+OUT = Path("runs")
+
 Files = Annotated[
     list[Path],
     typer.Argument(metavar="FILE…", help="GGUF files, directories of ONNX or ORT-GenAI exports.", show_default=False),
@@ -46,6 +48,7 @@ Soc = Annotated[
     typer.Option("--soc", metavar="310B1|…", help="Run directories' .om files on this Ascend chip; not run here."),
 ]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every figure and round here.")]
+Out = Annotated[Path, typer.Option("--out", help="Workspace of a recipe: artifacts and runs are kept here.")]
 
 
 def register(app: typer.Typer, *, run_stage: RunStage) -> None:
@@ -61,6 +64,7 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
         baseline: Baseline = None,
         soc: Soc = None,
         json: Json = None,
+        out: Out = OUT,
     ) -> None:
         """Measure exported files on this machine, in turns: latency, memory, tokens a second; ratios first.
 
@@ -71,8 +75,9 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
             of_files |= {"--completion-tokens": completion_tokens != 128, "--repeats": repeats != 3}
             of_files |= {"--threads": threads, "--baseline": baseline, "--soc": soc, "--json": json}
             refuse(f"{files[0]} is a recipe, whose bench stages say all that themselves", of_files)
-            run_stage(files[0], Path("runs"), None, None, stage="bench", name=None)
+            run_stage(files[0], out, None, None, stage="bench", name=None)
             return
+        refuse("files are measured without a workspace", {"--out": out != OUT})
         from eyas.errors import RecipeError
         from eyas.runtimes.bench import BenchSettings
 
@@ -89,12 +94,35 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
             threads=threads,
             soc=soc,
         )
+        place = None if json is None else _writable(json)
         measured = _measured(files, settings)
-        _show(measured, baseline=0 if baseline is None else resolved.index(baseline.resolve()), to=json)
+        _show(measured, baseline=0 if baseline is None else resolved.index(baseline.resolve()), to=place)
         if len(measured[0].rounds) < rounds:
             raise typer.Exit(code=1)
 
     app.command(epilog="\n\n".join(EXAMPLES))(bench)
+
+
+def _writable(path: Path) -> Path:
+    """Where a link leads to, tried before minutes of measuring.
+
+    Raises: StorageError, if no file can be written there.
+    """
+    from tempfile import TemporaryFile
+
+    from eyas.errors import StorageError
+
+    place = path.resolve()
+    if place.exists() and not place.is_file():
+        raise StorageError(f"--json {path}: is there, and no file. Name another one.")
+    try:
+        with TemporaryFile(dir=place.parent):
+            return place
+    except OSError as error:
+        raise StorageError(
+            f"--json {path}: no file can be written into {place.parent} ({error.strerror}). Make that directory, or "
+            "name a file elsewhere."
+        ) from error
 
 
 def _measured(files: Sequence[Path], settings: BenchSettings) -> tuple[Measurement, ...]:
@@ -126,11 +154,10 @@ def _measured(files: Sequence[Path], settings: BenchSettings) -> tuple[Measureme
 
 
 def _show(measured: Sequence[Measurement], *, baseline: int, to: Path | None) -> None:
-    import json
-
     from rich.console import Console
 
     from eyas.report.measurements import figure_table, limit_lines, ratio_table, setting_lines
+    from eyas.storage.artifacts import write_json
     from eyas.storage.processor import core_count, cpu_name, total_memory_bytes
 
     console = Console(highlight=False)
@@ -142,4 +169,4 @@ def _show(measured: Sequence[Measurement], *, baseline: int, to: Path | None) ->
         console.print(line, markup=False, soft_wrap=True)
     if to is not None:
         made = {"machine": machine, "baseline": baseline, "files": [one.as_dict() for one in measured]}
-        to.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        write_json(to, made)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eyas.latency import Figure
-from eyas.report.words import mebibytes, milliseconds
+from eyas.report.words import confidence, mebibytes, milliseconds
 from eyas.runtimes.measurement import Measurement
 
 
@@ -22,11 +22,10 @@ def names_of(measured: Sequence[Measurement]) -> list[str]:
 def ratio_table(measured: Sequence[Measurement], *, baseline: int) -> Table:
     """How many times less each file takes than the baseline; in brackets the least and the greatest of the rounds."""
     first, names = measured[baseline], names_of(measured)
-    confidence = first.tpot_s.confidence
-    rounds = len(first.rounds)
+    rounds, certainty = len(first.rounds), confidence(first.tpot_s)
     table = _table(
         f"Times less than {names[baseline]}",
-        f"Median of {_rounds(rounds)}, each with all files in turn [least–greatest: {confidence:.0%} interval]"
+        f"Median of {_rounds(rounds)}, each with all files in turn [least–greatest: {certainty} interval]"
         if rounds > 1
         else "One round: no interval",
     )

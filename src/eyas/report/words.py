@@ -109,6 +109,12 @@ def less_span(ratio: Figure) -> str:
     return f"{percent(1 - ratio.high, 0)} to {percent(1 - ratio.low, 0)}".replace("-", "−")
 
 
+def confidence(figure: Figure) -> str:
+    """Of [least, greatest] of the rounds: five `94%`, nine `99.6%`; of a thousand no more than `99.9%`, never all."""
+    share = figure.confidence
+    return f"{share:.0%}" if share < 0.99 else f"{min(share, 0.999):.1%}"
+
+
 def p_value(p: float) -> str:
     """0.0314 -> `0.031`; very small ones as a bound."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
