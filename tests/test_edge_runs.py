@@ -33,6 +33,7 @@ stages:
     divergence_prompts: 0
   - {type: export, models: [distilled], formats: [onnx-fp32], context_length: 96, prefill_lengths: [32]}
 """
+GPT2 = "student: {config: {model_type: gpt2, n_embd: 32, n_layer: 1, n_head: 2}, tokenizer: builtin:tokenizer}"
 EXPORT = "export.distilled.onnx-fp32"
 
 
@@ -67,6 +68,22 @@ def test_what_a_format_misses_is_said_before_anything_is_made(tmp_path: Path, mo
     assert error.startswith("MissingExtra: ")
     assert "onnxruntime-that-nobody-has" in error
     assert "eyas[onnx]" in error
+    assert not (tmp_path / "runs" / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("context_length: 96", "context_length: 9"), "ExportError: the file holds 9 tokens of prompt and answer"),
+        (("student: builtin:nano-student", GPT2), "ModelError: model type 'gpt2' has no static graph"),
+    ],
+)
+def test_graphs_that_cannot_be_are_said_before_anything_is_made(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    (tmp_path / "edge.yaml").write_text(RECIPE.replace(*change))
+    status, _, error = eyas("run", tmp_path / "edge.yaml", "--out", tmp_path / "runs")
+    assert (status, error.startswith(said)) == (1, True)
     assert not (tmp_path / "runs" / "artifacts").exists()
 
 
@@ -158,8 +175,9 @@ def deploying(root: Path, *stages: dict[str, Any], **given: Any) -> list[Any]:
 def test_what_deploy_is_given_takes_the_place_of_what_the_recipe_says(root: Path) -> None:
     export = {"type": "export", "name": "files", "models": ["distilled"], "formats": ["gguf-q4_0", "gguf-f16"]}
     bench = {"type": "bench", "exports": ["files"], "rounds": 4}
-    made = deploying(root, export, bench, formats=["gguf-q8_0"], examples=7, rounds=3)
+    made = deploying(root, export, bench, formats=["gguf-q8_0"], examples=7, rounds=3, context_length=96)
     assert (made[0].formats, made[0].examples, made[1].rounds) == (("gguf-q8_0",), 7, 3)
+    assert made[0].context_length == 96
     made = deploying(root, export, bench)
     assert (made[0].formats, made[0].examples, made[1].rounds) == (("gguf-q4_0", "gguf-f16"), None, 4)
     made = deploying(root, export)

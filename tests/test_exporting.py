@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from eyas.errors import MissingExtra
 from eyas.export import checked, formats
+from eyas.exporting import file_name
 from eyas.parity import Limits
 from eyas.runtimes.llama_c import VARIABLE
 
@@ -36,6 +37,29 @@ def test_a_model_becomes_files_and_what_they_are_is_written_down(tmp_path: Path)
         AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "builtin-nano-student-safetensors").num_parameters()
         == (weights["parameters"])
     )
+
+
+def test_two_runs_models_keep_files_of_their_own(tiny_student: Path, tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        (tmp_path / run / "models").mkdir(parents=True)
+        (tmp_path / run / "resolved.json").write_text("{}")
+        (tmp_path / run / "models" / "distilled").symlink_to(tiny_student)
+    assert [file_name(str(tmp_path / run / "models" / "distilled")) for run in ("a", "b")] == [
+        "a-distilled", "b-distilled"
+    ]  # fmt: skip
+    assert file_name("Qwen/Qwen3-0.6B") == "Qwen-Qwen3-0.6B"
+
+
+def test_another_models_file_is_not_replaced(tiny_student: Path, tmp_path: Path) -> None:
+    out, kept = tmp_path / "out", {"x-m-safetensors": {"model": "/gone/x/m"}}
+    out.mkdir()
+    (out / "exports.json").write_text(json.dumps(kept))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "m").symlink_to(tiny_student)
+    status, _, error = eyas("export", tmp_path / "x" / "m", "--format", "safetensors", "--to", out)
+    assert (status, error.startswith("ExportError: ")) == (1, True)
+    assert "is of /gone/x/m, and" in error
+    assert json.loads((out / "exports.json").read_text()) == kept
 
 
 @pytest.mark.parametrize(

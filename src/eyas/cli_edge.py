@@ -82,6 +82,7 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
         rounds: Annotated[
             int | None, typer.Option(min=2, help="Times that every file is measured; 5.", show_default=False)
         ] = None,
+        context_length: Length = None,
         max_rss: Budget = None,
         max_size: Budget = None,
         max_ttft: Budget = None,
@@ -101,7 +102,8 @@ def register(app: typer.Typer, *, run_stage: RunStage) -> None:
             ttft_s=None if max_ttft is None else parse_seconds(max_ttft),
             tpot_s=None if max_tpot is None else parse_seconds(max_tpot),
         )
-        deploy_run(run, formats=known_formats(format_ or []), examples=examples, rounds=rounds, budget=budget)
+        formats = known_formats(format_ or [])
+        deploy_run(run, formats=formats, examples=examples, rounds=rounds, budget=budget, context_length=context_length)
 
     app.command(epilog="\n\n".join(EXPORT_EXAMPLES))(export)
     app.command(epilog="\n\n".join(DEPLOY_EXAMPLES))(deploy)

@@ -27,13 +27,21 @@ EDGE = ("export", "bench", "report")
 """Types of the stages that this command may run."""
 
 
-def deploy(run: Path, *, formats: Sequence[Format], examples: int | None, rounds: int | None, budget: Budget) -> None:
+def deploy(
+    run: Path,
+    *,
+    formats: Sequence[Format],
+    examples: int | None,
+    rounds: int | None,
+    budget: Budget,
+    context_length: int | None = None,
+) -> None:
     """Add the `export` and `bench` that a run lacks, run what is missing, print the table and a recommendation.
 
     Raises: ArtifactError, if the run is none, unfinished, or made by another version; ExportError, BenchError.
     """
     run = run if run.name not in ("", "..") and not run.is_symlink() else run.resolve()
-    recipe, changed = edge_recipe(run, formats=formats, examples=examples, rounds=rounds)
+    recipe, changed = edge_recipe(run, formats=formats, examples=examples, rounds=rounds, context_length=context_length)
     if recipe.name != run.name:
         raise ArtifactError(
             f"{run}: this run was made as {recipe.name!r}, and would be written there. Call the directory so again."
@@ -61,7 +69,12 @@ def deploy(run: Path, *, formats: Sequence[Format], examples: int | None, rounds
 
 
 def edge_recipe(
-    run: Path, *, formats: Sequence[Format], examples: int | None, rounds: int | None
+    run: Path,
+    *,
+    formats: Sequence[Format],
+    examples: int | None,
+    rounds: int | None,
+    context_length: int | None = None,
 ) -> tuple[Recipe, bool]:
     """The run's recipe with export, bench and report stages, and whether that is another one than before.
 
@@ -72,7 +85,7 @@ def edge_recipe(
     """
     resolved = read_json(run / "resolved.json")
     recipe = parse_recipe(resolved, where=str(run / "resolved.json"))
-    said = {"formats": list(formats) or None, "examples": examples}
+    said = {"formats": list(formats) or None, "examples": examples, "context_length": context_length}
     given = {key: value for key, value in said.items() if value is not None}
     stages = [stage | (given if stage["type"] == "export" else {}) for stage in resolved["stages"]]
     if not any(stage["type"] == "export" for stage in stages):

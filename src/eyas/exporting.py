@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from eyas.errors import EyasError
+from eyas.errors import ExportError, EyasError
 from eyas.export.checked import Checked, export_checked
 from eyas.export.formats import Choices, require_available
 from eyas.measurement import slug, thinking_of, weights_of
@@ -42,6 +42,7 @@ def export_model(
     """
     for format_ in formats:
         require_available(format_)
+    _require_free(out, file_name(origin), origin)
     spec = ModelSpec(from_=weights_of(origin))
     with TemporaryDirectory() as scratch:
         materialise(spec, Path(scratch), seed=0)
@@ -50,13 +51,36 @@ def export_model(
         for format_ in formats:
             try:
                 made = export_checked(
-                    format_, model, directory=out, name=slug(origin), prompts=compared_on, choices=choices
+                    format_, model, directory=out, name=file_name(origin), prompts=compared_on, choices=choices
                 )
             except EyasError:
                 _note(out, {})
                 raise
             _note(out, {made.path.name: {"model": origin, **made.facts()}})
             yield made
+
+
+def file_name(origin: str) -> str:
+    """What files of a model begin with: of a run's, the run's name and the role; of any other, as `slug`."""
+    path = Path(origin).expanduser().absolute()
+    run = path.parent.parent
+    return slug(f"{run.name}/{path.name}") if (run / "resolved.json").is_file() else slug(origin)
+
+
+def _require_free(out: Path, name: str, origin: str) -> None:
+    """Raises: ExportError, if files in `out` that begin with `name` are another model's: they would be replaced."""
+    known = read_json(out / EXPORTS) if (out / EXPORTS).is_file() else {}
+    for file, facts in known.items():
+        if file.startswith(f"{name}-") and _place(facts["model"]) != _place(origin):
+            raise ExportError(
+                f"{out / file}: is of {facts['model']}, and {origin} would replace it. Give another --to."
+            )
+
+
+def _place(origin: str) -> str:
+    """A directory however it was written; a hub id as it is."""
+    path = Path(origin).expanduser()
+    return str(path.absolute()) if path.exists() else origin
 
 
 def _prompts(spec: ModelSpec, model: Path, data: str | None, *, count: int, workspace: Path) -> list[list[int]]:

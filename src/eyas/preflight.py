@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eyas.export.formats import require_available
+from transformers import AutoConfig
+
+from eyas.export.decoder import require_static
+from eyas.export.formats import ONNX, require_available, require_room
+from eyas.export.onnx import CONTEXT
 from eyas.graph import Node
-from eyas.recipe import EvaluateStage, ExportStage, ModelSpec, PrepareStage, Recipe, RolloutStage, SftStage, expand
+from eyas.recipe import (
+    NOT_RUN_HERE,
+    EvaluateStage,
+    ExportStage,
+    ModelSpec,
+    PrepareStage,
+    Recipe,
+    RolloutStage,
+    SftStage,
+    expand,
+)
 from eyas.records import MODES, Example, Mode
 from eyas.storage.artifacts import damaged_files
 from eyas.storage.models import describe
@@ -58,6 +72,26 @@ def require_formats(nodes: Sequence[Node]) -> None:
         if isinstance(node.stage, ExportStage) and node.finished() is None:
             for format_ in node.stage.formats:
                 require_available(format_)
+
+
+def require_graphs(nodes: Sequence[Node], paths: Mapping[str, Path], *, prompt_tokens: int) -> None:
+    """Export stages that have yet to run can trace their models' static graphs, with room for the longest answer.
+
+    `paths` as of `described`; `prompt_tokens` of the longest prompt of a sample: others are seen once they are there.
+
+    Raises: ModelError, for a model that has no such graph; ExportError, for too small a context.
+    """
+    evaluations = {node.name: node.stage for node in nodes if isinstance(node.stage, EvaluateStage)}
+    for node in nodes:
+        stage = node.stage
+        if not isinstance(stage, ExportStage) or stage.formats[0] not in ONNX or node.finished() is not None:
+            continue
+        config = AutoConfig.from_pretrained(paths.get(stage.model or "", paths["student"]), trust_remote_code=False)
+        require_static(config)
+        if stage.formats[0] not in NOT_RUN_HERE:
+            own, answer = config.max_position_embeddings, evaluations[stage.evaluation].sampling.max_completion_tokens
+            slots = min(stage.context_length or CONTEXT, own)
+            require_room(slots, needed=min(own, prompt_tokens + answer), name=node.name)
 
 
 def sample_examples(recipe: Recipe) -> list[Example]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from eyas.errors import MissingExtra
+from eyas.errors import ExportError, MissingExtra
 from eyas.export.ascend import export_ascend
 from eyas.export.card import ModelCard
 from eyas.export.converter import Converter, converter_directory, k_quantiser
@@ -70,6 +70,19 @@ def require_available(format_: Format) -> None:
         converter_directory()
     elif format_ == "w8a8":
         quantiser_directory()
+
+
+def require_room(context_length: int, *, needed: int, name: str) -> None:
+    """The expanded export stage `name` can ask its file what its model was asked.
+
+    Raises: ExportError, if answers would be cut where the model's were not: a loss that is none of the format's.
+    """
+    if context_length < needed:
+        raise ExportError(
+            f"the file holds {context_length:,} tokens of prompt and answer, the evaluation's longest prompt and "
+            f"answer may have {needed:,}. Give `context_length: {needed}` in stage {name.split('.')[0]!r} "
+            f"(`eyas deploy --context-length {needed}`), or lower the evaluation's `sampling.max_completion_tokens`."
+        )
 
 
 def export_as(format_: Format, model_dir: Path, *, directory: Path, name: str, choices: Choices) -> Exported:

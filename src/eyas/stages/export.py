@@ -15,7 +15,7 @@ from eyas.engines.respondent import Job, Respondent
 from eyas.errors import ExportError
 from eyas.export.card import CardResult, ModelCard
 from eyas.export.checked import export_checked
-from eyas.export.formats import Choices
+from eyas.export.formats import Choices, require_room
 from eyas.recipe import NOT_RUN_HERE, EvaluateStage, ExportStage, ModelSpec, PrepareStage, expand
 from eyas.records import Example, Mode, SequenceRecord
 from eyas.stats import PairedDifference, paired_difference
@@ -188,16 +188,6 @@ def _answers(
                 context.clock.save()
                 context.progress.advance(len(unit))
     return list(read_records(directory, kind=SequenceRecord))
-
-
-def require_room(context_length: int, *, needed: int, name: str) -> None:
-    """Raises: ExportError, if answers would be cut where the model's were not: a loss that is none of the format's."""
-    if context_length < needed:
-        raise ExportError(
-            f"the file holds {context_length:,} tokens of prompt and answer, the evaluation's longest prompt and "
-            f"answer may have {needed:,}. Give `context_length: {needed}` in stage {name.split('.')[0]!r}, or lower "
-            "the evaluation's `sampling.max_completion_tokens`."
-        )
 
 
 def _evaluation(stage: ExportStage, context: StageContext) -> EvaluateStage:
