@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,27 +41,34 @@ def reference_of(
     """Continue a prompt greedily by `tokens` tokens, to a stop id or to the end of the model's context.
 
     What would come after a stop id is never shown, and a trained model never learnt it: formats differ there far more.
+    A prompt of 1,000 tokens and a vocabulary of 150,000 take 0.6 GB, and once more while the prompt is read.
     """
     room = getattr(model.config, "max_position_embeddings", len(prompt_ids) + tokens) - len(prompt_ids)
-    ids, rows, cache = torch.tensor([list(prompt_ids)], device=model.device), [], DynamicCache(config=model.config)
-    greedy: list[int] = []
-    name = cache_argument(model)
-    for _ in range(min(tokens, room)):
-        logits_TV = model(input_ids=ids, use_cache=True, **{name: cache}).logits[0].float()
-        rows.append(logits_TV.log_softmax(dim=-1).cpu().numpy())
+    most = min(tokens, room)
+    ids, cache = torch.tensor([list(prompt_ids)], device=model.device), DynamicCache(config=model.config)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    logprobs_TV = np.empty((len(prompt_ids) + most - 1, vocabulary), np.float32)
+    taken, greedy, name = 0, [], cache_argument(model)
+    while len(greedy) < most:
+        logits_TV = model(input_ids=ids, use_cache=True, **{name: cache}).logits[0].float().cpu()
+        rows_TV = torch.from_numpy(logprobs_TV[taken : taken + len(logits_TV)])
+        torch.log_softmax(logits_TV, dim=-1, out=rows_TV)
+        taken += len(logits_TV)
         greedy.append(int(logits_TV[-1].argmax()))
         if greedy[-1] in stop_ids:
             break
         ids = torch.tensor([greedy[-1:]], device=model.device)
-    return Reference(tuple(prompt_ids), tuple(greedy), np.concatenate(rows))
+    return Reference(tuple(prompt_ids), tuple(greedy), logprobs_TV[:taken])
 
 
-def parity_with(runtime: Runtime, references: Sequence[Reference], *, top: int = TOP) -> Parity:
+def parity_with(runtime: Runtime, references: Iterable[Reference], *, top: int = TOP) -> Parity:
     """Compare a runtime with the model on the references' prompts and their greedy continuations.
+
+    References may be made one by one: none is kept while the next one is made.
 
     Raises: as the runtime's methods; ShapeError, without references.
     """
-    return parity_of([_likeness(runtime, reference, top=top) for reference in references])
+    return parity_of([*map(partial(_likeness, runtime, top=top), references)])  # a loop's variable would keep one
 
 
 def _likeness(runtime: Runtime, reference: Reference, *, top: int) -> Likeness:
