@@ -113,8 +113,8 @@ class Limits:
     """Largest preference of the model for its own token where a greedy token differs; a near tie may."""
 
 
-def require_parity(parity: Parity, *, limits: Limits) -> None:
-    """Pass a file that is within all limits.
+def require_parity(parity: Parity, *, limits: Limits, what: str = "the file") -> None:
+    """Pass a file that is within all limits; an error calls it `what`.
 
     Raises: ExportError with the figures.
     """
@@ -123,7 +123,7 @@ def require_parity(parity: Parity, *, limits: Limits) -> None:
     if all(value <= limit for value, limit in zip(found, allowed, strict=True)):
         return
     raise ExportError(
-        f"the file is another model than the one it was made from: log-probs up to {found[0]:.4f} nats off (allowed "
+        f"{what} is another model than the one it was made from: log-probs up to {found[0]:.4f} nats off (allowed "
         f"{allowed[0]:g}), mean KL {found[1]:.2e} nats over {parity.positions} positions (allowed {allowed[1]:g}), "
         f"{parity.greedy_agreed} of {parity.greedy_tokens} greedy tokens agree before the first difference, which the "
         f"model minds by {found[2]:.4f} nats (allowed {allowed[2]:g}). Take a finer format."

@@ -61,6 +61,7 @@ def test_chunks_cover_the_tokens_at_the_least_cost() -> None:
     assert plans[9] == [64]  # 72 < 9 x 9 = 81
     assert plans[70] == [64, 1, 1, 1, 1, 1, 1]  # 72 + 54 = 126 < 144
     assert plans[250] == [256]  # 264 < 4 x 72 = 288
+    assert [plans[length] for length in (64, 256)] == [[64], [256]]  # what a graph takes goes through it alone
     for tokens, chunks in enumerate(plans[1:], start=1):
         assert sum(chunks) >= tokens > sum(chunks[:-1])
         cost = sum(length + CALL_TOKENS for length in chunks)

@@ -13,7 +13,7 @@ import transformers
 from eyas.errors import ExportError, EyasError
 from eyas.export.exported import Exported
 from eyas.export.formats import Choices, export_as, limits_of, open_compared
-from eyas.export.reference import GREEDY_TOKENS, parity_with, reference_of
+from eyas.export.reference import GREEDY_TOKENS, parity_with, reference_of, require_every_graph
 from eyas.parity import Parity, require_parity
 from eyas.recipe import Format
 from eyas.runtimes.facts import file_facts
@@ -69,7 +69,7 @@ def export_checked(
 ) -> Checked:
     """Write a model as `export_as` does; compare the file with the model in float32 on its greedy answers to prompts.
 
-    An answer ends at a stop id, or after 64 tokens.
+    An answer ends at a stop id, or after 64 tokens. Of graphs of fixed shapes each one is compared alone too.
 
     Prompts that do not fit the file's context are left out. Both are in memory meanwhile, for each is asked about the
     other's tokens. A file that does not pass is deleted, so that nobody ships it.
@@ -84,7 +84,6 @@ def export_checked(
         return Checked(path, made, parameters, parity=None, compared_by=f"transformers {transformers.__version__}")
     try:
         parity, compared_by = _compared(format_, path, model_dir, prompts)
-        require_parity(parity, limits=limits_of(format_))
     except EyasError:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise
@@ -92,7 +91,10 @@ def export_checked(
 
 
 def _compared(format_: Format, path: Path, model_dir: Path, prompts: Sequence[Sequence[int]]) -> tuple[Parity, str]:
-    """And by what: the runtime and its version."""
+    """And by what: the runtime and its version.
+
+    Raises: as `export_checked`.
+    """
     model = load_model(model_dir, dtype="float32")
     own = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
     longest = max(len(ids) for ids in prompts)
@@ -109,4 +111,7 @@ def _compared(format_: Format, path: Path, model_dir: Path, prompts: Sequence[Se
             reference_of(model, ids, tokens=min(GREEDY_TOKENS, runtime.context_length - len(ids)), stop_ids=stops)
             for ids in fitting
         )
-        return parity_with(runtime, references), f"{runtime.name} {runtime.version}"
+        parity, limits = parity_with(runtime, references), limits_of(format_)
+        require_parity(parity, limits=limits)
+        require_every_graph(runtime, model, fitting, limits=limits)
+        return parity, f"{runtime.name} {runtime.version}"

@@ -17,7 +17,8 @@ from eyas.errors import DataError, ModelError
 from eyas.runtimes.session import Logits, Session
 
 SCORED = 64
-"""Positions whose full logits `top_logprobs` holds at once; 64 of a vocabulary of 150,000 are 38 MB in float32."""
+"""Positions that `top_logprobs` sorts at once, and takes in at once by default; 64 of a vocabulary of 150,000 are 38 MB
+in float32."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class Runtime:
                 return
             started = time.perf_counter()
 
-    def top_logprobs(self, ids: Sequence[int], *, k: int) -> TopLogprobs:
-        """The k likeliest tokens after each of ids[:-1], computed in float32.
+    def top_logprobs(self, ids: Sequence[int], *, k: int, at_once: int = SCORED) -> TopLogprobs:
+        """The k likeliest tokens after each of ids[:-1], computed in float32; `at_once` of them go in together.
 
         Raises: DataError, for fewer than two ids, or more than fit the context; ModelError, for logits that are not
         finite.
@@ -110,10 +111,10 @@ class Runtime:
             raise DataError(f"{len(ids)} tokens, expected 2 to {self.context_length + 1}: context and the token after.")
         session, read = self._opened(), ids[:-1]
         session.reset()
-        parts = [
-            top_of(session.prefill(read[begin : begin + SCORED], every=True), k=k)
-            for begin in range(0, len(read), SCORED)
-        ]
+        parts = []
+        for begin in range(0, len(read), at_once):
+            logits_TV = session.prefill(read[begin : begin + at_once], every=True)
+            parts += [top_of(logits_TV[row : row + SCORED], k=k) for row in range(0, len(logits_TV), SCORED)]
         return TopLogprobs(
             ids_TK=np.concatenate([part.ids_TK for part in parts]),
             logprobs_TK=np.concatenate([part.logprobs_TK for part in parts]),

@@ -71,9 +71,10 @@ class StaticSession:
             raise DataError(f"no graph takes {sorted(wanted - set(specs))} tokens; the export has {sorted(specs)}.")
         shape = (2 * manifest.layers, 1, manifest.kv_heads, manifest.context_length, manifest.head_dim)
         self._past = np.zeros(shape, dtype=manifest.dtype)
-        self._lengths = tuple(sorted(wanted))
-        self._calls = {length: self._open(specs[length], open_graph) for length in self._lengths}
-        self._best = best_lengths(self.context_length, self._lengths)
+        self.lengths = tuple(sorted(wanted))
+        """Tokens that each graph takes; exactly so many go through it alone, which `best_lengths` finds cheapest."""
+        self._calls = {length: self._open(specs[length], open_graph) for length in self.lengths}
+        self._best = best_lengths(self.context_length, self.lengths)
 
     def _open(self, spec: GraphSpec, open_graph: OpenGraph) -> _Call:
         made, length, slots = self._manifest, spec.length, self.context_length
