@@ -54,7 +54,8 @@ def reference_of(
     ids, cache = torch.tensor([list(prompt_ids)], device=model.device), DynamicCache(config=model.config)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     logprobs_TV = np.empty((len(prompt_ids) + most - 1, vocabulary), np.float32)
-    taken, greedy, name = 0, [], cache_argument(model)
+    greedy: list[int] = []
+    taken, name = 0, cache_argument(model)
     while len(greedy) < most:
         logits_TV = model(input_ids=ids, use_cache=True, **{name: cache}).logits[0].float().cpu()
         rows_TV = torch.from_numpy(logprobs_TV[taken : taken + len(logits_TV)])
