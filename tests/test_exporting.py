@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from eyas.errors import MissingExtra
 from eyas.export import checked, formats
-from eyas.exporting import file_name
+from eyas.exporting import export_model, file_name
 from eyas.parity import Limits
 from eyas.runtimes.llama_c import VARIABLE
 
@@ -90,7 +90,35 @@ def test_a_file_beyond_its_limits_is_an_error_and_neither_kept_nor_written_down(
     assert status == 1
     assert error.startswith("ExportError: the file is another model than the one it was made from: log-probs up to 0.0")
     assert json.loads((tmp_path / "exports.json").read_text()) == {}  # nor that of an earlier attempt
-    assert [path.name for path in tmp_path.iterdir()] == ["exports.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "exports.json"]
+
+
+def test_an_export_cut_short_leaves_no_file_and_no_figures_and_its_draft_goes_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ("export", "builtin:nano-student", "--format", "safetensors", "--to", tmp_path)
+    assert eyas(*made)[0] == 0
+    monkeypatch.setattr(checked, "export_as", interrupt)
+    exports = export_model(
+        "builtin:nano-student", formats=["safetensors"], out=tmp_path, data=None, prompts=1, choices=formats.Choices()
+    )
+    with pytest.raises(KeyboardInterrupt):
+        next(exports)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "exports.json").read_text()) == {}
+    assert not (tmp_path / "builtin-nano-student-safetensors").exists()
+    for left in (".builtin-nano-student-safetensors.7.tmp", "..other-w8a8.7.tmp.7.tmp"):  # as after kill -9
+        (tmp_path / left / "model").mkdir(parents=True)
+    (tmp_path / ".other-Q8_0.gguf.7.tmp").write_bytes(b"GGUF")
+    (tmp_path / ".mine.7.tmp").touch()
+    assert eyas(*made)[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock", ".mine.7.tmp", "builtin-nano-student-safetensors", "exports.json"
+    ]  # fmt: skip
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_missing_program_is_said_before_the_first_file_is_written(

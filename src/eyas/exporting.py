@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
-from eyas.errors import ExportError, EyasError
+from eyas.errors import ExportError
 from eyas.export.checked import Checked, export_checked
-from eyas.export.formats import Choices, require_available
+from eyas.export.formats import Choices, path_of, require_available
 from eyas.measurement import slug, thinking_of, weights_of
 from eyas.recipe import FileSource, Format, ModelSpec
 from eyas.records import MODES, Example
-from eyas.storage.artifacts import read_json, write_json
+from eyas.storage.artifacts import read_json, remove, remove_drafts, write_json
+from eyas.storage.locks import locked
 from eyas.storage.models import materialise
 from eyas.storage.tokenization import encode_prompt, load_tokenizer
 from eyas.tasks import load_examples
@@ -35,29 +36,29 @@ def export_model(
     """Write one file per format to `out`, one after the other, and say what it is in `out`/exports.json.
 
     The comparison is on the first `prompts` of a data file, or on QUESTIONS. It is no measurement of accuracy: that is
-    an export stage's.
+    an export stage's. An earlier file of the same name is deleted before it is written anew, and its figures with it.
 
     Raises: ModelError, DataError; ExportError with the numbers, if a file differs from its model too much;
-    MissingExtra, before any file is written.
+    MissingExtra, before any file is written; Locked, while another process writes to `out`.
     """
     for format_ in formats:
         require_available(format_)
-    _require_free(out, file_name(origin), origin)
+    name = file_name(origin)
+    _require_free(out, name, origin)
     spec = ModelSpec(from_=weights_of(origin))
     with TemporaryDirectory() as scratch:
         materialise(spec, Path(scratch), seed=0)
         model = Path(scratch) / "model"
         compared_on = _prompts(spec, model, data, count=prompts, workspace=Path(scratch))
-        for format_ in formats:
-            try:
-                made = export_checked(
-                    format_, model, directory=out, name=file_name(origin), prompts=compared_on, choices=choices
-                )
-            except EyasError:
+        with locked(out, purpose=f"export of {origin}"):
+            for any_format in get_args(Format):
+                remove_drafts(path_of(any_format, directory=out, name=""))
+            for format_ in formats:
+                remove(path_of(format_, directory=out, name=name))
                 _note(out, {})
-                raise
-            _note(out, {made.path.name: {"model": origin, **made.facts()}})
-            yield made
+                made = export_checked(format_, model, directory=out, name=name, prompts=compared_on, choices=choices)
+                _note(out, {made.path.name: {"model": origin, **made.facts()}})
+                yield made
 
 
 def file_name(origin: str) -> str:

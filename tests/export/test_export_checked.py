@@ -82,3 +82,21 @@ def test_a_single_broken_graph_fails_the_gate(
     monkeypatch.setattr(checked, "export_as", spoilt)
     with pytest.raises(ExportError, match=f"^{what} is another model than the one it was made from"):
         export()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_file_has_its_name_only_once_it_has_passed(
+    export: Callable[[], Checked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fails(*_: object) -> None:
+        assert not (tmp_path / "m-onnx-fp32").exists()  # nor would it after kill -9
+        raise error
+
+    monkeypatch.setattr(checked, "parity_with", fails)
+    with pytest.raises(error):
+        export()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    made = export()
+    assert made.path == tmp_path / "m-onnx-fp32"
+    assert all(file.is_file() for file in made.exported.files)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import transformers
 
-from eyas.errors import ExportError, EyasError
+from eyas.errors import ExportError
 from eyas.export.exported import Exported
-from eyas.export.formats import Choices, export_as, limits_of, open_compared
+from eyas.export.formats import Choices, export_as, limits_of, open_compared, path_of
 from eyas.export.reference import GREEDY_TOKENS, parity_with, reference_of, require_every_graph
 from eyas.parity import Parity, require_parity
 from eyas.recipe import Format
 from eyas.runtimes.facts import file_facts
+from eyas.storage.artifacts import atomic_path
 from eyas.storage.models import load_model, parameter_count
 from eyas.storage.tokenization import load_tokenizer, stop_ids
 
@@ -72,29 +72,29 @@ def export_checked(
     An answer ends at a stop id, or after 64 tokens. Of graphs of fixed shapes each one is compared alone too.
 
     Prompts that do not fit the file's context are left out. Both are in memory meanwhile, for each is asked about the
-    other's tokens. A file that does not pass is deleted, so that nobody ships it.
+    other's tokens. Until it has passed a file has another name, so that nobody ships it whatever happens; one that was
+    there before is then replaced.
 
     Raises: ExportError with the numbers, if the file differs by more than its format's limits, or no prompt fits; as
     `export_as` and `open_runtime`.
     """
-    made = export_as(format_, model_dir, directory=directory, name=name, choices=choices)
-    path = made.files[0] if made.format == "gguf" else made.files[0].parent
-    parameters = parameter_count(model_dir)
-    if format_ == "safetensors":
-        return Checked(path, made, parameters, parity=None, compared_by=f"transformers {transformers.__version__}")
-    try:
-        parity, compared_by = _compared(format_, path, model_dir, prompts)
-    except EyasError:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        raise
-    return Checked(path, made, parameters, parity=parity, compared_by=compared_by)
+    path = path_of(format_, directory=directory, name=name)
+    with atomic_path(path) as draft:
+        made = export_as(format_, model_dir, out=draft, name=name, choices=choices)
+        parity, compared_by = _compared(format_, draft, model_dir, prompts)
+    exported = replace(made, files=tuple(path / file.relative_to(draft) for file in made.files))
+    return Checked(path, exported, parameter_count(model_dir), parity=parity, compared_by=compared_by)
 
 
-def _compared(format_: Format, path: Path, model_dir: Path, prompts: Sequence[Sequence[int]]) -> tuple[Parity, str]:
-    """And by what: the runtime and its version.
+def _compared(
+    format_: Format, path: Path, model_dir: Path, prompts: Sequence[Sequence[int]]
+) -> tuple[Parity | None, str]:
+    """And by what: the runtime and its version. None where the export itself has read all weights back.
 
     Raises: as `export_checked`.
     """
+    if format_ == "safetensors":
+        return None, f"transformers {transformers.__version__}"
     model = load_model(model_dir, dtype="float32")
     own = int(getattr(model.config, "max_position_embeddings", None) or 2**31)
     longest = max(len(ids) for ids in prompts)
@@ -103,8 +103,8 @@ def _compared(format_: Format, path: Path, model_dir: Path, prompts: Sequence[Se
         fitting = [ids for ids in prompts if len(ids) <= room]
         if not fitting:
             raise ExportError(
-                f"{path}: no prompt leaves room for an answer in its context of {runtime.context_length} tokens, the "
-                f"shortest has {min(map(len, prompts))}. Export with a longer context."
+                f"{format_}: no prompt leaves room for an answer in its context of {runtime.context_length} tokens, "
+                f"the shortest has {min(map(len, prompts))}. Export with a longer context."
             )
         stops = stop_ids(load_tokenizer(model_dir), model_dir)
         references = (  # made one by one: of 16 prompts of 1,000 tokens they would take 10 GB

@@ -85,15 +85,18 @@ def require_room(context_length: int, *, needed: int, name: str) -> None:
         )
 
 
-def export_as(format_: Format, model_dir: Path, *, directory: Path, name: str, choices: Choices) -> Exported:
-    """Write a model in Hugging Face layout to `directory`, as a file or directory that begins with `name`.
+def path_of(format_: Format, *, directory: Path, name: str) -> Path:
+    """The file or directory in `directory` that a model called `name` becomes, and that a runtime opens."""
+    return directory / (f"{name}-{GGUF[format_]}.gguf" if format_ in GGUF else f"{name}-{format_}")
+
+
+def export_as(format_: Format, model_dir: Path, *, out: Path, name: str, choices: Choices) -> Exported:
+    """Write a model in Hugging Face layout to `out`, a file or a directory; a model card calls it `name`.
 
     Raises: ExportError or ModelError, if the model cannot be written so; MissingExtra.
     """
     if format_ in GGUF:
-        out = directory / f"{name}-{GGUF[format_]}.gguf"
         return export_gguf(model_dir, out=out, quantisation=GGUF[format_], converter=running_converter())
-    out = directory / f"{name}-{format_}"
     if format_ == "safetensors":
         return export_safetensors(model_dir, out=out, card=choices.card or ModelCard(name=name))
     if format_ == "w8a8":

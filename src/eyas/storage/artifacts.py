@@ -86,7 +86,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        _remove(temporary)
+        remove(temporary)
         try:
             yield temporary
             fsync_tree(temporary)
@@ -95,10 +95,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             fsync_tree(path.parent, deep=False)
         finally:
-            _remove(temporary)
+            remove(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, a link or a directory, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -191,7 +192,13 @@ def damaged_files(artifact: Artifact) -> list[Path]:
 def remove_leftovers(directory: Path) -> None:
     """Delete what a killed `atomic_path` left half-written; only whoever holds the directory's lock may."""
     for path in list(directory.rglob(".*.tmp")):
-        _remove(path)
+        remove(path)
+
+
+def remove_drafts(path: Path) -> None:
+    """As `remove_leftovers`, beside `path` alone, and only what was to have a name that ends with its name."""
+    for draft in list(path.parent.glob(f".*{path.name}.*.tmp")):
+        remove(draft)
 
 
 class StageClock:
