@@ -16,7 +16,9 @@ from eyas.estimates import BITS
 from eyas.export import formats
 from eyas.recipe import BenchStage, ExportStage, Format, ModelSpec, parse_recipe
 from eyas.report.deployment import Deployed, figure_ratios
+from eyas.stages import export
 from eyas.stages.export import published_name
+from eyas.stats import PairedDifference
 from eyas.storage.artifacts import damaged_files, open_artifact, read_json, write_json
 
 RECIPE = """
@@ -129,6 +131,24 @@ def test_running_one_stage_alone_keeps_the_links_to_the_files(root: Path) -> Non
 def test_a_finished_file_needs_nothing_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(formats.PACKAGES, "onnx-fp32", ("onnx", ("onnxruntime_that_nobody_has",)))
     assert run_again(root) == 0
+
+
+def test_another_max_loss_judges_the_answers_that_are_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(max_loss: float) -> tuple[int, str, str]:
+        said = RECIPE.replace("prefill_lengths: [32]", f"prefill_lengths: [16], max_loss: {max_loss}")
+        (root / "edge.yaml").write_text(said)
+        return eyas("run", root / "edge.yaml", "--out", root / "runs")
+
+    lost = PairedDifference(difference=-0.1, low=-0.15, high=-0.06, n=200, wins=0, losses=20, p_value=2e-6)
+    monkeypatch.setattr(export, "against_model", lambda *_: {"fast": lost})
+    status, _, error = run(0.02)
+    assert (status, "distilled as onnx-fp32: -10.0 points" in error) == (1, True)
+    monkeypatch.setattr(export, "export_checked", None)  # nothing is written or asked from here on
+    monkeypatch.setattr(export, "open_fastest", None)
+    assert run(0.1)[0] == 0
+    status, _, error = run(0.03)
+    assert (status, "distilled as onnx-fp32: -10.0 points" in error) == (1, True)
+    assert run(0.1)[0] == 0
 
 
 def test_a_card_for_others_names_no_directory_of_this_machine(tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from eyas.errors import RecipeError
-from eyas.recipe import BenchStage, ExportStage, expand, parse_recipe
+from eyas.export.formats import ONNX
+from eyas.graph import build_graph
+from eyas.recipe import BenchStage, ExportStage, Format, expand, parse_recipe
+from eyas.recipe.edge import FIXED_SHAPES
 
 
 def recipe(*stages: dict[str, Any], temperature: float = 0.0) -> dict[str, Any]:
@@ -35,6 +40,34 @@ def test_every_model_and_format_is_a_stage_of_its_own_and_bench_reads_them_all()
     }
     (bench,) = (stage for stage in made if isinstance(stage, BenchStage))
     assert bench.files == ("export.distilled.gguf-f16", "export.teacher.gguf-f16")  # ascend does not run here
+
+
+def fingerprints(tmp_path: Path, **fields: Any) -> dict[str, str]:
+    """Of the teacher's exports in every format but safetensors, whose card holds the whole recipe."""
+    names = [name for name in get_args(Format) if name != "safetensors"]
+    export = {"type": "export", "models": ["teacher"], "formats": names, **fields}
+    nodes = build_graph(parse_recipe(recipe(export)), workspace=tmp_path)
+    return {node.stage.formats[0]: node.fingerprint for node in nodes if isinstance(node.stage, ExportStage)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [
+        ({"context_length": 64}, FIXED_SHAPES),
+        ({"prefill_lengths": [8]}, FIXED_SHAPES),
+        ({"max_loss": 0.5}, ()),
+        ({"parity_prompts": 3}, set(get_args(Format)) - {"safetensors"}),
+    ],
+)
+def test_what_does_not_decide_a_file_does_not_make_it_again(
+    tmp_path: Path, fields: dict[str, Any], changed: Collection[str]
+) -> None:
+    before, after = fingerprints(tmp_path), fingerprints(tmp_path, **fields)
+    assert {name for name in before if before[name] != after[name]} == set(changed)
+
+
+def test_formats_of_fixed_shapes_are_those_whose_writer_reads_them() -> None:
+    assert set(FIXED_SHAPES) == set(ONNX)
 
 
 @pytest.mark.parametrize(

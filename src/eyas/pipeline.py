@@ -15,7 +15,8 @@ from typing import Any
 from eyas.errors import ArtifactError, RecipeError, TrainingError
 from eyas.graph import Node, build_graph
 from eyas.preflight import check_recipe_pair, described, longest_completion, require_formats, require_graphs
-from eyas.recipe import ModelSpec, Recipe, ReportStage, calibration_source, expand
+from eyas.recipe import ExportStage, ModelSpec, Recipe, ReportStage, calibration_source, expand
+from eyas.stages.export import judge
 from eyas.storage.artifacts import (
     CLOCK,
     MANIFEST,
@@ -125,6 +126,8 @@ def _finish(
         made = node.finished()
         if made is not None and not discard_damage(made):
             _discard_private(node.directory)
+            if isinstance(node.stage, ExportStage):
+                judge(node.stage, made.facts)
             return made
         (node.directory / MANIFEST).unlink(missing_ok=True)
         remove_leftovers(node.directory)

@@ -16,6 +16,10 @@ Format = Literal[
 
 NOT_RUN_HERE: tuple[Format, ...] = ("ascend", "w8a8", "safetensors")
 """Formats that no runtime runs on a CPU: neither asked the held-out examples nor measured."""
+FIXED_SHAPES: tuple[Format, ...] = ("onnx-fp32", "onnx-fp16", "ascend")
+"""Formats of graphs that each take one number of tokens: those that `SHAPE` decides."""
+SHAPE = ("context_length", "prefill_lengths")
+"""Fields of an export stage that only FIXED_SHAPES read."""
 
 
 class ExportStage(StageSpec):
@@ -37,7 +41,8 @@ class ExportStage(StageSpec):
     """Held-out examples that every file answers in each mode; by default all, 0 for none and no accuracy."""
     max_loss: float = Field(default=0.02, ge=0, le=1)
     """A file fails where it is shown (95 % interval) to lose more accuracy than this to its model, in either mode.
-    The default, 2 points, is eyas's margin for a quantised file that is as good as its model."""
+    The default, 2 points, is eyas's margin for a quantised file that is as good as its model. With another value the
+    answers that are there are judged anew."""
     parity_prompts: int = Field(default=16, ge=1)
     """Held-out prompts on which log-probs and greedy answers (64 tokens at most) are compared with the model's."""
     context_length: int | None = Field(default=None, ge=2)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eyas.errors import RecipeError
-from eyas.recipe.edge import NOT_RUN_HERE, BenchStage, ExportStage
+from eyas.recipe.edge import FIXED_SHAPES, NOT_RUN_HERE, SHAPE, BenchStage, ExportStage
 from eyas.recipe.stages import EvaluateStage, Stage
 
 
 def expand_export(stage: ExportStage, stages: Sequence[Stage]) -> list[ExportStage]:
-    """One stage per role and format.
+    """One stage per role and format, without a shape where the format has none: so another one does not change it.
 
     Raises: RecipeError, if the evaluation, or a role in it, is not in the recipe, or its answers are not greedy ones.
     """
@@ -34,11 +34,13 @@ def expand_export(stage: ExportStage, stages: Sequence[Stage]) -> list[ExportSta
                 f"stage {stage.name!r} exports {role!r}, expected a model that {evaluation.name!r} evaluates: "
                 f"{', '.join(evaluation.models)}."
             )
+    shapeless = {field: ExportStage.model_fields[field].default for field in SHAPE}
     return [
         stage.model_copy(
             update={
                 "name": f"{stage.name}.{role}.{format_}", "models": (role,), "formats": (format_,),
                 "evaluation": f"{evaluation.name}.{role}", "model": evaluation.models[role], "data": evaluation.data,
+                **({} if format_ in FIXED_SHAPES else shapeless),
             }
         )
         for role in stage.models
