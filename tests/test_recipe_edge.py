@@ -8,11 +8,12 @@ from typing import Any, get_args
 
 import pytest
 
-from eyas.errors import RecipeError
+from eyas.errors import ModelError, RecipeError
 from eyas.export.formats import ONNX
 from eyas.graph import build_graph
 from eyas.recipe import BenchStage, ExportStage, Format, expand, parse_recipe
 from eyas.recipe.edge import FIXED_SHAPES
+from eyas.runtimes.llama_c import VARIABLE
 
 
 def recipe(*stages: dict[str, Any], temperature: float = 0.0) -> dict[str, Any]:
@@ -64,6 +65,36 @@ def test_what_does_not_decide_a_file_does_not_make_it_again(
 ) -> None:
     before, after = fingerprints(tmp_path), fingerprints(tmp_path, **fields)
     assert {name for name in before if before[name] != after[name]} == set(changed)
+
+
+def test_another_llama_cpp_makes_its_files_and_their_figures_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(*before: dict[str, str]) -> set[str]:
+        return {name for name in before[0] if before[0][name] != before[1][name]}
+
+    def found() -> dict[str, str]:
+        exports = [{"type": "export", "models": ["teacher"], "name": name, "formats": [name]} for name in names]
+        benches = [{"type": "bench", "exports": [name], "name": f"bench-{name}"} for name in names]
+        nodes = build_graph(parse_recipe(recipe(*exports, *benches)), workspace=tmp_path)
+        return {node.name: node.fingerprint for node in nodes}
+
+    names = ["gguf-f16", "onnx-fp16"]
+    monkeypatch.delenv(VARIABLE, raising=False)
+    packaged = found()
+    (tmp_path / "libllama.so").write_bytes(b"llama")
+    (tmp_path / "libggml-cpu.so").write_bytes(b"ggml")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "libllama.so"))
+    own = found()
+    assert changed(packaged, own) == {"gguf-f16.teacher.gguf-f16", "bench-gguf-f16"}
+    assert not changed(own, found())
+    (tmp_path / "libggml-cpu.so").write_bytes(b"ggml, built for this processor")
+    assert changed(own, found()) == changed(packaged, own)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "gone.so"))
+    with pytest.raises(ModelError, match=f"gone.so: cannot be read.*unset {VARIABLE}"):
+        found()
+    names.remove("gguf-f16")
+    assert not changed(found(), packaged)
 
 
 def test_formats_of_fixed_shapes_are_those_whose_writer_reads_them() -> None:

@@ -23,6 +23,7 @@ from eyas.recipe import (
     expand,
     training_rounds,
 )
+from eyas.runtimes.llama_c import own_identity
 from eyas.storage.artifacts import MANIFEST, Artifact, open_artifact
 from eyas.storage.models import identity
 from eyas.tasks import content_identities
@@ -131,9 +132,11 @@ def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
     """All nodes in the order they run, models first. Nothing is read but model identities and data files.
 
     A fingerprint hashes the stage's type, version and deciding config, the recipe's seed and thinking
-    format, the graders' version, and the fingerprints of everything it reads; never `execution`.
+    format, the graders' version, and the fingerprints of everything it reads; never `execution`. That of a GGUF export,
+    and so of its bench, the user's own llama.cpp too, where there is one: it checks, answers and is measured.
     """
     stages = expand(recipe)
+    llama = own_identity() if any(_is_gguf(stage) for stage in stages) else None
     nodes: dict[str, Node] = {}
     specs = {"student": recipe.student} | ({"teacher": recipe.teacher} if recipe.teacher is not None else {})
     for name, spec in specs.items():
@@ -173,8 +176,14 @@ def build_graph(recipe: Recipe, *, workspace: Path) -> list[Node]:
         }
         if isinstance(stage, ReportStage) or (isinstance(stage, ExportStage) and "safetensors" in stage.formats):
             content["recipe"] = recipe.model_dump(by_alias=True, mode="json", exclude={"execution", "ablation"})
+        if llama is not None and _is_gguf(stage):
+            content["llama"] = llama
         nodes[stage.name] = _node(stage.name, stage, content, inputs, rounds=rounds, workspace=workspace)
     return list(nodes.values())
+
+
+def _is_gguf(stage: Stage) -> bool:
+    return isinstance(stage, ExportStage) and stage.formats[0].startswith("gguf")
 
 
 def _node(

@@ -9,6 +9,7 @@ their size, of which only the first fields are touched; `library` checks that th
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from collections import deque
 from ctypes import POINTER, c_char_p, c_int8, c_int32, c_uint32, c_void_p
@@ -23,6 +24,7 @@ PACKAGE = "xllamacpp"
 TESTED = "2026.10.11549"
 VARIABLE = "EYAS_LLAMA_LIBRARY"
 """An environment variable: the file of a llama.cpp built on this machine, to be used instead of the package's."""
+OWN_ADVICE = f"Build llama.cpp as docs/bench.md says, or unset {VARIABLE}, and xllamacpp's is used."
 DEFAULTS = (512, 2048, 512, 1)
 """n_ctx, n_batch, n_ubatch and n_seq_max as `llama_context_default_params` sets them."""
 FLASH_ATTENTION, TYPE_K, TYPE_V = 13, 26, 27
@@ -106,6 +108,26 @@ def own_library() -> Path | None:
     return Path(named) if named else None
 
 
+def own_identity() -> str | None:
+    """Hex SHA-256 of that file and of ggml's libraries beside it, which compute for it; None, where none is named.
+
+    Raises: ModelError, if it cannot be read.
+    """
+    own = own_library()
+    if own is None:
+        return None
+    whole = own.resolve()
+    files = {whole, *(file.resolve() for file in whole.parent.glob("*ggml*") if file.is_file())}
+    digest = hashlib.sha256()
+    try:
+        for file in sorted(files):
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    except OSError as error:
+        raise ModelError(f"{VARIABLE}={own}: cannot be read ({error.strerror}). {OWN_ADVICE}") from error
+    return digest.hexdigest()
+
+
 @cache
 def library() -> Library:
     """Load llama.cpp, once a process; it logs nothing to the terminal from here on.
@@ -149,18 +171,19 @@ def _of_package() -> tuple[ctypes.CDLL, str, str, str]:
 
 def _of_environment(path: Path) -> tuple[ctypes.CDLL, str, str, str]:
     """The same of the user's own; its version is its ggml's, the only one that the library tells."""
-    advice = f"Build llama.cpp as docs/bench.md says, or unset {VARIABLE}, and xllamacpp's is used."
     try:
         call = ctypes.CDLL(str(path.resolve()))
     except OSError as error:
-        raise ModelError(f"{VARIABLE}={path}: no library that can be loaded ({error}). {advice}") from error
+        raise ModelError(f"{VARIABLE}={path}: no library that can be loaded ({error}). {OWN_ADVICE}") from error
     for tells in ("ggml_version", "ggml_commit", "ggml_backend_load_all_from_path"):
         if not hasattr(call, tells):
-            raise ModelError(f"{VARIABLE}={path}: it has no {tells}, so it is no llama.cpp, or an old one. {advice}")
+            raise ModelError(
+                f"{VARIABLE}={path}: it has no {tells}, so it is no llama.cpp, or an old one. {OWN_ADVICE}"
+            )
     call.ggml_version.restype = call.ggml_commit.restype = c_char_p
     call.ggml_backend_load_all_from_path.restype = None
     call.ggml_backend_load_all_from_path.argtypes = (c_char_p,)
-    return call, path.name, f"(ggml {call.ggml_version().decode()}, {call.ggml_commit().decode()})", advice
+    return call, path.name, f"(ggml {call.ggml_version().decode()}, {call.ggml_commit().decode()})", OWN_ADVICE
 
 
 _CALLBACKS: list[object] = []
