@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from eyas.accuracy import accuracy, breakdown, by_mode, pass_at
+from eyas.proportions import wilson
 from eyas.records import Mode, SequenceRecord
-from eyas.stats import wilson
 
 
 def answer(

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from eyas.measurement import Measure, distinct_examples
+from eyas.proportions import wilson
 from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
 from eyas.records import SequenceRecord
-from eyas.stats import paired_difference, wilson
+from eyas.stats import paired_difference
 from eyas.storage.shards import read_records
 from eyas.storage.tokenization import load_tokenizer
 

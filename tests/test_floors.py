@@ -25,6 +25,7 @@ FLOORS = (
         "selection",
         "synthesis",
         "stats",
+        "proportions",
         "accuracy",
         "importance",
         "thinking",

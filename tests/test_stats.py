@@ -8,16 +8,8 @@ import pytest
 from scipy import stats as scipy_stats
 from scipy.optimize import minimize_scalar
 
-from eyas.stats import (
-    mcnemar_exact,
-    paired_difference,
-    pass_at_k,
-    pooled_difference,
-    share_of,
-    share_of_examples,
-    tango,
-    wilson,
-)
+from eyas.proportions import mcnemar_exact, pass_at_k, share_of, share_of_examples, tango, wilson
+from eyas.stats import paired_difference, pooled_difference
 
 
 def test_wilson_equals_the_textbook_value() -> None:

@@ -17,8 +17,8 @@ import pytest
 from eyas import harness
 from eyas.errors import MissingExtra
 from eyas.measurement import Measure, evaluate_model
+from eyas.proportions import wilson
 from eyas.recipe import ExecutionSpec, FileSource, SamplingSpec
-from eyas.stats import wilson
 from eyas.storage.context import SilentProgress
 from eyas.suite import PAPER, Benchmark
 

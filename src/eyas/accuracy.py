@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eyas.proportions import pass_at_k, share_of_examples
 from eyas.records import MODES, Example, Mode, SequenceRecord
-from eyas.stats import pass_at_k, share_of_examples
 
 Numbers = dict[str, float]
 """A share as in `summary.json` (value, low, high, n), with what stands beside it."""
@@ -22,7 +22,7 @@ def by_mode(sequences: Sequence[SequenceRecord]) -> dict[Mode, list[SequenceReco
 def accuracy(sequences: Sequence[SequenceRecord]) -> Numbers:
     """Share of right answers, n examples, its 95 % interval, mean completion tokens, share cut at the length limit.
 
-    Several samples of one example count as one example with their mean: see `eyas.stats.share_of_examples`.
+    Several samples of one example count as one example with their mean: see `eyas.proportions.share_of_examples`.
 
     Raises: ValueError, if there are no answers.
     """

@@ -216,7 +216,7 @@ def outcomes_of(name: str, task: str, metric: str | None, results: Mapping[str, 
 
 
 def _outcome(name: str, task: str, metric: str | None, results: Mapping[str, Any], leaves: Sequence[str]) -> Outcome:
-    from eyas.stats import wilson
+    from eyas.proportions import wilson
 
     values = results["results"][task]
     metric = metric or next(key for key in values if "," in key and "_stderr," not in key)

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
+from eyas.proportions import wilson
 from eyas.recipe import AblationSpec, ClaimSpec
 from eyas.report.ablation import Ablation, Measured, accuracy, against_baseline, judge, rows, title, within_variants
 from eyas.report.ablation_page import as_dict, markdown, render
 from eyas.report.ablation_words import answer, caveats
-from eyas.stats import wilson
 
 
 def measured(grades: Sequence[float], evaluation: str) -> Measured:

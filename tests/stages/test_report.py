@@ -13,10 +13,10 @@ from report_runs import HOSTILE, RIGHT, N, write_run
 from rich.console import Console
 
 from eyas.filtering.reasons import REASONS
+from eyas.proportions import wilson
 from eyas.records import SequenceRecord
 from eyas.report.console import result_table
 from eyas.report.evidence import Prediction, read_predictions
-from eyas.stats import wilson
 from eyas.storage.shards import write_shard
 
 Made = tuple[dict, str, Path]

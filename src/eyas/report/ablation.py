@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, Literal
 
+from eyas.proportions import wilson
 from eyas.recipe import ClaimSpec
 from eyas.records import MODES, Mode
 from eyas.report import compare
 from eyas.report.evidence import ROLES
 from eyas.report.words import label
-from eyas.stats import PooledDifference, pooled_difference, wilson
+from eyas.stats import PooledDifference, pooled_difference
 
 Grades = Mapping[tuple[str, Mode], float]
 """(example id, mode) -> grade of a model's answer; what was not graded is not in it."""
