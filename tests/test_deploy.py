@@ -131,7 +131,7 @@ def test_a_file_too_far_from_its_model_fails_its_stage_with_the_numbers(
     said = yaml.safe_load(text)
     said["stages"][2]["formats"] = ["gguf-q4_0"]
     (run / "resolved.json").write_text(json.dumps(said))
-    recipe, changed = edge_recipe(run, formats=(), examples=None, rounds=None)
+    recipe, changed = edge_recipe(run, formats=(), examples=None, rounds=None, context_length=None)
     assert not changed
     monkeypatch.setattr(checked, "limits_of", lambda _: Limits(error_nats=9, kl_nats=1e-6, gap_nats=9))
     with pytest.raises(ExportError, match=r"mean KL .* nats over \d+ positions \(allowed 1e-06\)"):

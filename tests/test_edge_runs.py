@@ -76,7 +76,8 @@ def test_what_a_format_misses_is_said_before_anything_is_made(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("context_length: 96", "context_length: 9"), "ExportError: the file holds 9 tokens of prompt and answer"),
+        (("context_length: 96", "context_length: 4"), "ExportError: the file holds 4 tokens of prompt and answer"),
+        (("context_length: 96", "context_length: 999"), "ModelError: a context of 999 tokens: the model has 1 to 256"),
         (("student: builtin:nano-student", GPT2), "ModelError: model type 'gpt2' has no static graph"),
     ],
 )
@@ -188,7 +189,7 @@ def deploying(root: Path, *stages: dict[str, Any], **given: Any) -> list[Any]:
     run = root / "runs" / "edge"
     resolved = read_json(run / "resolved.json")
     write_json(run / "resolved.json", {**resolved, "stages": [*resolved["stages"][:2], *stages]})
-    recipe, _ = edge_recipe(run, **({"formats": (), "examples": None, "rounds": None} | given))
+    recipe, _ = edge_recipe(run, **({"formats": (), "examples": None, "rounds": None, "context_length": None} | given))
     return [stage for stage in recipe.stages if isinstance(stage, ExportStage | BenchStage)]
 
 

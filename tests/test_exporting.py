@@ -56,10 +56,15 @@ def test_another_models_file_is_not_replaced(tiny_student: Path, tmp_path: Path)
     (out / "exports.json").write_text(json.dumps(kept))
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "m").symlink_to(tiny_student)
+    (out / "x-m-safetensors").mkdir()
     status, _, error = eyas("export", tmp_path / "x" / "m", "--format", "safetensors", "--to", out)
     assert (status, error.startswith("ExportError: ")) == (1, True)
     assert "is of /gone/x/m, and" in error
     assert json.loads((out / "exports.json").read_text()) == kept
+    (out / "x-m-safetensors").rmdir()  # what is gone is nobody's, and a longer name another file's
+    (out / "exports.json").write_text(json.dumps(kept | {"x-m-safetensors-of-more": {"model": "/gone/x/m"}}))
+    assert eyas("export", tmp_path / "x" / "m", "--format", "safetensors", "--to", out)[0] == 0
+    assert json.loads((out / "exports.json").read_text())["x-m-safetensors"]["model"] == str(tmp_path / "x" / "m")
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,8 @@ def _writable(path: Path) -> Path:
             return place
     except OSError as error:
         raise StorageError(
-            f"--json {path}: no file can be written into {place.parent} ({error.strerror}). Make that directory, or "
-            "name a file elsewhere."
+            f"--json {path}: no file can be written into {place.parent} ({error.strerror}). Name a file "
+            "in a directory that is there and can be written to."
         ) from error
 
 

@@ -33,8 +33,8 @@ def deploy(
     formats: Sequence[Format],
     examples: int | None,
     rounds: int | None,
+    context_length: int | None,
     budget: Budget,
-    context_length: int | None = None,
 ) -> None:
     """Add the `export` and `bench` that a run lacks, run what is missing, print the table and a recommendation.
 
@@ -74,7 +74,7 @@ def edge_recipe(
     formats: Sequence[Format],
     examples: int | None,
     rounds: int | None,
-    context_length: int | None = None,
+    context_length: int | None,
 ) -> tuple[Recipe, bool]:
     """The run's recipe with export, bench and report stages, and whether that is another one than before.
 

@@ -44,38 +44,37 @@ def export_model(
     for format_ in formats:
         require_available(format_)
     name = file_name(origin)
-    _require_free(out, name, origin)
     spec = ModelSpec(from_=weights_of(origin))
-    with TemporaryDirectory() as scratch:
+    with locked(out, purpose=f"export of {origin}"), TemporaryDirectory() as scratch:
+        for any_format in get_args(Format):
+            remove_drafts(path_of(any_format, directory=out, name=""))
+        _require_free([path_of(format_, directory=out, name=name) for format_ in formats], origin)
         materialise(spec, Path(scratch), seed=0)
         model = Path(scratch) / "model"
         compared_on = _prompts(spec, model, data, count=prompts, workspace=Path(scratch))
-        with locked(out, purpose=f"export of {origin}"):
-            for any_format in get_args(Format):
-                remove_drafts(path_of(any_format, directory=out, name=""))
-            for format_ in formats:
-                remove(path_of(format_, directory=out, name=name))
-                _note(out, {})
-                made = export_checked(format_, model, directory=out, name=name, prompts=compared_on, choices=choices)
-                _note(out, {made.path.name: {"model": origin, **made.facts()}})
-                yield made
+        for format_ in formats:
+            remove(path_of(format_, directory=out, name=name))
+            _note(out, {})
+            made = export_checked(format_, model, directory=out, name=name, prompts=compared_on, choices=choices)
+            _note(out, {made.path.name: {"model": _place(origin), **made.facts()}})
+            yield made
 
 
 def file_name(origin: str) -> str:
     """What files of a model begin with: of a run's, the run's name and the role; of any other, as `slug`."""
     path = Path(origin).expanduser().absolute()
     run = path.parent.parent
-    return slug(f"{run.name}/{path.name}") if (run / "resolved.json").is_file() else slug(origin)
+    of_run = path.exists() and (run / "resolved.json").is_file()
+    return slug(f"{run.name}/{path.name}" if of_run else origin)
 
 
-def _require_free(out: Path, name: str, origin: str) -> None:
-    """Raises: ExportError, if files in `out` that begin with `name` are another model's: they would be replaced."""
-    known = read_json(out / EXPORTS) if (out / EXPORTS).is_file() else {}
-    for file, facts in known.items():
-        if file.startswith(f"{name}-") and _place(facts["model"]) != _place(origin):
-            raise ExportError(
-                f"{out / file}: is of {facts['model']}, and {origin} would replace it. Give another --to."
-            )
+def _require_free(paths: Sequence[Path], origin: str) -> None:
+    """Raises: ExportError, if one of the files that are to be written is there and another model's."""
+    for path in paths:
+        index = path.with_name(EXPORTS)
+        facts = read_json(index).get(path.name) if path.exists() and index.is_file() else None
+        if facts is not None and _place(facts["model"]) != _place(origin):
+            raise ExportError(f"{path}: is of {facts['model']}, and {origin} would replace it. Give another --to.")
 
 
 def _place(origin: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from eyas.errors import ArtifactError, RecipeError, TrainingError
 from eyas.graph import Node, build_graph
-from eyas.preflight import check_recipe_pair, described, longest_completion, require_formats, require_graphs
+from eyas.preflight import check_recipe, require_formats
 from eyas.recipe import ExportStage, ModelSpec, Recipe, ReportStage, calibration_source, expand
 from eyas.stages.export import judge
 from eyas.storage.artifacts import (
@@ -69,9 +69,7 @@ def run_recipe(
         needed = list(nodes) if wanted is None else _needed(nodes, wanted)
         require_formats(needed)
         with TemporaryDirectory() as scratch:
-            paths = described(nodes, Path(scratch))
-            pair = check_recipe_pair(recipe, paths)
-            require_graphs(needed, paths, prompt_tokens=pair.longest - longest_completion(recipe))
+            check_recipe(recipe, nodes, Path(scratch), needed=needed)
         with atomic_path(run / "recipe.yaml") as draft:
             draft.write_text(recipe_text)
         write_json(run / "resolved.json", recipe.model_dump(by_alias=True, mode="json"))

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from eyas.errors import ArtifactError
 from eyas.estimates import Estimate, Estimator, Lengths, Machine, ModelSize
 from eyas.graph import Node, build_graph
-from eyas.preflight import check_recipe_pair, described, recipe_modes, sample_examples
+from eyas.preflight import check_recipe, recipe_modes, sample_examples
 from eyas.recipe import ExecutionSpec, FileSource, ModelSpec, PrepareStage, Recipe, SamplingSpec
 from eyas.records import Mode
 from eyas.storage.artifacts import MANIFEST, damaged_files, read_json
@@ -36,13 +36,12 @@ LOWER = {"rollout": "generation_batch_size", "evaluate": "generation_batch_size"
 def print_plan(recipe: Recipe, *, workspace: Path) -> None:
     """Print the plan. Reads data, tokenizers and configs, no weights; writes nothing to the workspace.
 
-    Raises: PairMismatch, ModelError or DataError, if the run would not get past its first checks.
+    Raises: PairMismatch, ModelError, DataError or ExportError, if the run would not get past its first checks.
     """
     console = Console(highlight=False)
     nodes = build_graph(recipe, workspace=workspace)
     with TemporaryDirectory() as scratch:
-        paths = described(nodes, Path(scratch))
-        report = check_recipe_pair(recipe, paths)
+        paths, report = check_recipe(recipe, nodes, Path(scratch))
         sizes = {name: size_of(path) for name, path in paths.items()}
         lengths = sample_lengths(recipe, paths["student"])
     machine = probe_machine()
@@ -87,11 +86,10 @@ def estimated(
 def checked_seconds(recipe: Recipe, nodes: Sequence[Node], *, machine: Machine) -> dict[str, float]:
     """Node name -> about how long making it would take, the pair checked as before a run.
 
-    Raises: PairMismatch, ModelError or DataError, if the run would not get past its first checks.
+    Raises: PairMismatch, ModelError, DataError or ExportError, if the run would not get past its first checks.
     """
     with TemporaryDirectory() as scratch:
-        paths = described(nodes, Path(scratch))
-        check_recipe_pair(recipe, paths)
+        paths, _ = check_recipe(recipe, nodes, Path(scratch))
         sizes = {name: size_of(path) for name, path in paths.items()}
         lengths = sample_lengths(recipe, paths["student"])
     costs = estimated(recipe, nodes, sizes=sizes, lengths=lengths, machine=machine)

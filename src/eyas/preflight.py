@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from transformers import AutoConfig
-
 from eyas.export.decoder import require_static
-from eyas.export.formats import ONNX, require_available, require_room
-from eyas.export.onnx import CONTEXT
+from eyas.export.formats import require_available, require_room
+from eyas.export.onnx import slots_of
 from eyas.graph import Node
 from eyas.recipe import (
+    FIXED_SHAPES,
     NOT_RUN_HERE,
     EvaluateStage,
     ExportStage,
@@ -20,12 +19,14 @@ from eyas.recipe import (
     Recipe,
     RolloutStage,
     SftStage,
+    descent,
     expand,
 )
-from eyas.records import MODES, Example, Mode
+from eyas.records import MODES, Example, Mode, SequenceRecord
 from eyas.storage.artifacts import damaged_files
-from eyas.storage.models import describe
+from eyas.storage.models import describe, load_outline
 from eyas.storage.preflight import PairReport, check_pair
+from eyas.storage.shards import read_records
 from eyas.tasks import first_examples
 
 SAMPLE = 16
@@ -74,24 +75,47 @@ def require_formats(nodes: Sequence[Node]) -> None:
                 require_available(format_)
 
 
-def require_graphs(nodes: Sequence[Node], paths: Mapping[str, Path], *, prompt_tokens: int) -> None:
+def require_graphs(recipe: Recipe, nodes: Sequence[Node], paths: Mapping[str, Path]) -> None:
     """Export stages that have yet to run can trace their models' static graphs, with room for the longest answer.
 
-    `paths` as of `described`; `prompt_tokens` of the longest prompt of a sample: others are seen once they are there.
+    `paths` as of `described`. How long prompts are is known of finished evaluations alone.
 
     Raises: ModelError, for a model that has no such graph; ExportError, for too small a context.
     """
-    evaluations = {node.name: node.stage for node in nodes if isinstance(node.stage, EvaluateStage)}
+    by_name = {node.name: node for node in nodes}
     for node in nodes:
         stage = node.stage
-        if not isinstance(stage, ExportStage) or stage.formats[0] not in ONNX or node.finished() is not None:
+        if not isinstance(stage, ExportStage) or stage.formats[0] not in FIXED_SHAPES or node.finished() is not None:
             continue
-        config = AutoConfig.from_pretrained(paths.get(stage.model or "", paths["student"]), trust_remote_code=False)
+        config = load_outline(paths[descent(recipe, stage.model or "student")]).config
         require_static(config)
-        if stage.formats[0] not in NOT_RUN_HERE:
-            own, answer = config.max_position_embeddings, evaluations[stage.evaluation].sampling.max_completion_tokens
-            slots = min(stage.context_length or CONTEXT, own)
-            require_room(slots, needed=min(own, prompt_tokens + answer), name=node.name)
+        slots = slots_of(config, stage.context_length)
+        evaluation = by_name[stage.evaluation]
+        if stage.formats[0] not in NOT_RUN_HERE and isinstance(evaluation.stage, EvaluateStage):
+            needed = longest_prompt(evaluation) + evaluation.stage.sampling.max_completion_tokens
+            require_room(slots, needed=min(int(config.max_position_embeddings), needed), name=node.name)
+
+
+def longest_prompt(evaluation: Node) -> int:
+    """Tokens of the longest prompt that a finished evaluation asked; 1, as long as it has asked none."""
+    made = evaluation.finished()
+    records = read_records(made.path / "predictions", kind=SequenceRecord) if made is not None else ()
+    return max((len(record.prompt_ids) for record in records), default=1)
+
+
+def check_recipe(
+    recipe: Recipe, nodes: Sequence[Node], scratch: Path, *, needed: Sequence[Node] | None = None
+) -> tuple[dict[str, Path], PairReport]:
+    """All that can be known before any work: where configs and tokenizers lie, and what was found of the pair.
+
+    `needed` are the nodes to be made, by default all.
+
+    Raises: PairMismatch, ModelError, DataError, ExportError, if the run would not get past these checks.
+    """
+    paths = described(nodes, scratch)
+    report = check_recipe_pair(recipe, paths)
+    require_graphs(recipe, nodes if needed is None else needed, paths)
+    return paths, report
 
 
 def sample_examples(recipe: Recipe) -> list[Example]:

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from eyas.proportions import mcnemar_exact, tango
 
+ALPHA = 0.05
+"""What p must be below for a difference to count as shown."""
 RESAMPLES = 10_000
 """Bootstrap resamples: the 2.5 % quantile then rests on 250 of them (Efron & Tibshirani 1993, §13.3, ask for 1,000)."""
 Floats = NDArray[np.float64]
@@ -86,6 +88,14 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: i
         difference=float(differences.mean()), low=low, high=high, n=len(differences),
         wins=wins, losses=losses, p_value=mcnemar_exact(wins, losses),
     )  # fmt: skip
+
+
+def shown_below(found: PairedDifference | PooledDifference, bound: float) -> bool:
+    """Whether a difference is shown to lie below a bound of 0 or less: by its interval, and by p.
+
+    The interval alone is too sure of itself where only a handful of examples tell two models apart.
+    """
+    return found.high < bound and found.p_value < ALPHA
 
 
 def token_mean(values: Sequence[ArrayLike], *, seed: int = 0, resamples: int = RESAMPLES) -> TokenMean:

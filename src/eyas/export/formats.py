@@ -80,8 +80,9 @@ def require_room(context_length: int, *, needed: int, name: str) -> None:
     if context_length < needed:
         raise ExportError(
             f"the file holds {context_length:,} tokens of prompt and answer, the evaluation's longest prompt and "
-            f"answer may have {needed:,}. Give `context_length: {needed}` in stage {name.split('.')[0]!r} "
-            f"(`eyas deploy --context-length {needed}`), or lower the evaluation's `sampling.max_completion_tokens`."
+            f"answer may have {needed:,} or more. Give `context_length: {needed}` or more in stage "
+            f"{name.split('.')[0]!r} (`eyas deploy --context-length`), or lower the evaluation's "
+            "`sampling.max_completion_tokens`."
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from eyas.errors import MissingExtra, ModelError
 from eyas.export.decoder import StaticDecoder, require_static, window_of
@@ -122,7 +122,7 @@ def write_graphs(
         raise MissingExtra("onnx", extra="onnx", purpose="exporting ONNX graphs") from error
     model = load_model(model_dir, dtype=dtype)
     require_static(model.config)
-    slots = _slots(model, context_length)
+    slots = slots_of(model.config, context_length)
     lengths = sorted({1, *(min(length, slots) for length in prefill_lengths)})
     if lengths[0] < 1:
         raise ModelError(f"prefill lengths {list(prefill_lengths)}: expected positive numbers of tokens.")
@@ -141,9 +141,12 @@ def write_graphs(
     return manifest
 
 
-def _slots(model: PreTrainedModel, context_length: int | None) -> int:
-    """Slots of the cache."""
-    own = int(model.config.max_position_embeddings)
+def slots_of(config: PreTrainedConfig, context_length: int | None) -> int:
+    """Slots of the cache that graphs of a model get.
+
+    Raises: ModelError, for more than the model has positions.
+    """
+    own = int(config.max_position_embeddings)
     if context_length is None:
         return min(CONTEXT, own)
     if not 1 <= context_length <= own:

@@ -3,9 +3,18 @@
 from eyas.recipe.ablation import AblationSpec, ClaimSpec, VariantSpec
 from eyas.recipe.calibration import calibration_source
 from eyas.recipe.curriculum import CurriculumSpec, WindowSpec
-from eyas.recipe.edge import NOT_RUN_HERE, BenchStage, ExportStage, Format
+from eyas.recipe.edge import FIXED_SHAPES, NOT_RUN_HERE, BenchStage, ExportStage, Format
 from eyas.recipe.lineage import lineage, training_rounds
-from eyas.recipe.load import Recipe, check_references, expand, load_recipe, parse_recipe, read_recipe, recipe_from
+from eyas.recipe.load import (
+    Recipe,
+    check_references,
+    descent,
+    expand,
+    load_recipe,
+    parse_recipe,
+    read_recipe,
+    recipe_from,
+)
 from eyas.recipe.loss import LEGAL, Divergence, Legal, LossSpec, Objective, Tail, Target
 from eyas.recipe.models import ModelSpec, PruneSpec
 from eyas.recipe.override import assign, parse_yaml
@@ -44,6 +53,7 @@ from eyas.recipe.stages import (
 from eyas.recipe.training import DistillStage, SftStage
 
 __all__ = [
+    "FIXED_SHAPES",
     "LEGAL",
     "NOT_RUN_HERE",
     "THINKING_FORMATS",
@@ -96,6 +106,7 @@ __all__ = [
     "assign",
     "calibration_source",
     "check_references",
+    "descent",
     "expand",
     "lineage",
     "load_recipe",

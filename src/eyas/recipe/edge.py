@@ -29,6 +29,7 @@ class ExportStage(StageSpec):
     passed is kept whatever fails after it.
     """
 
+    version: ClassVar[int] = 2
     makes: ClassVar[Kind] = "export"
     type: Literal["export"]
     models: tuple[str, ...] = Field(default=("distilled", "teacher"), min_length=1)

@@ -127,7 +127,7 @@ def expand(recipe: Recipe) -> tuple[Stage, ...]:
         if isinstance(stage, DistillStage) and stage.scores is None:
             stages += _expand_distill(stage)
         elif isinstance(stage, SynthesizeStage) and stage.sequences is None:
-            stages += _expand_synthesize(stage, prefix=_descent(recipe, stage.model))
+            stages += _expand_synthesize(stage, prefix=descent(recipe, stage.model))
         elif isinstance(stage, EvaluateStage):
             stages += _expand_evaluate(stage, has_teacher=recipe.teacher is not None)
         elif isinstance(stage, ExportStage):
@@ -163,7 +163,7 @@ def _expand_distill(stage: DistillStage) -> list[Stage]:
     return made
 
 
-def _descent(recipe: Recipe, name: str) -> Literal["teacher", "student"]:
+def descent(recipe: Recipe, name: str) -> Literal["teacher", "student"]:
     """Whose weights a model goes back to."""
     models = {stage.name: stage.model for stage in recipe.stages if isinstance(stage, SftStage | DistillStage)}
     while name in models:

@@ -13,7 +13,7 @@ from eyas.records import MODES, Mode
 from eyas.report import compare
 from eyas.report.evidence import ROLES
 from eyas.report.words import label
-from eyas.stats import PooledDifference, pooled_difference
+from eyas.stats import PooledDifference, pooled_difference, shown_below
 
 Grades = Mapping[tuple[str, Mode], float]
 """(example id, mode) -> grade of a model's answer; what was not graded is not in it."""
@@ -261,8 +261,9 @@ def judge(ablation: Ablation, made: Sequence[Row]) -> list[Verdict]:
 def _outcome(found: Difference, bound: float) -> Outcome:
     if found.same_model or (bound == 0 and found.outcome == "level"):
         return "not shown"
-    low, high = found.result.low, found.result.high
-    return "held" if low > bound else "contradicted" if high < bound and found.outcome == "behind" else "not shown"
+    if found.result.low > bound:
+        return "held"
+    return "contradicted" if shown_below(found.result, bound) else "not shown"
 
 
 def _find(ablation: Ablation, made: Sequence[Row], side: str) -> Row | None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from eyas.records import Mode, seed_for
 from eyas.report.evidence import Evidence, Predictions
-from eyas.stats import PairedDifference, PooledDifference, paired_difference
+from eyas.stats import ALPHA, PairedDifference, PooledDifference, paired_difference
 
 PAIRS = (
     ("distilled", "control"),
@@ -28,7 +28,7 @@ def outcome_of(found: PairedDifference | PooledDifference) -> Outcome:
 
     The interval alone is too sure of itself where only a handful of examples tell the models apart.
     """
-    if found.p_value >= 0.05 or found.low <= 0 <= found.high:
+    if found.p_value >= ALPHA or found.low <= 0 <= found.high:
         return "level"
     return "ahead" if found.low > 0 else "behind"
 

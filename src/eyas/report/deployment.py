@@ -15,6 +15,7 @@ from eyas.report.compare import Comparison, compare
 from eyas.report.evidence import Evidence, read_predictions
 from eyas.report.plots import Point, scatter
 from eyas.report.words import label
+from eyas.stats import shown_below
 from eyas.storage.artifacts import MANIFEST, read_json
 
 MARGIN = 0.02
@@ -65,7 +66,7 @@ class Ratios:
         found = self.accuracy[mode].result
         if found.low > -MARGIN:
             return "non-inferior"
-        return "worse" if found.high < -MARGIN and found.p_value < 0.05 else "not shown"
+        return "worse" if shown_below(found, -MARGIN) else "not shown"
 
 
 def deployed(evidence: Evidence) -> list[Deployed]:

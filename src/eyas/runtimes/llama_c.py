@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 from collections import deque
 from ctypes import POINTER, c_char_p, c_int8, c_int32, c_uint32, c_void_p
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from eyas.errors import MissingExtra, ModelError
+from eyas.storage.artifacts import sha256_of
 
 PACKAGE = "xllamacpp"
 TESTED = "2026.10.11549"
 VARIABLE = "EYAS_LLAMA_LIBRARY"
 """An environment variable: the file of a llama.cpp built on this machine, to be used instead of the package's."""
 OWN_ADVICE = f"Build llama.cpp as docs/bench.md says, or unset {VARIABLE}, and xllamacpp's is used."
+LIBRARY = re.compile(r"\.(so|dylib|dll)\b")
+"""In the name of a shared library, which versions may follow."""
 DEFAULTS = (512, 2048, 512, 1)
 """n_ctx, n_batch, n_ubatch and n_seq_max as `llama_context_default_params` sets them."""
 FLASH_ATTENTION, TYPE_K, TYPE_V = 13, 26, 27
@@ -117,15 +121,12 @@ def own_identity() -> str | None:
     if own is None:
         return None
     whole = own.resolve()
-    files = {whole, *(file.resolve() for file in whole.parent.glob("*ggml*") if file.is_file())}
-    digest = hashlib.sha256()
+    beside = (file.resolve() for file in whole.parent.glob("*ggml*") if LIBRARY.search(file.name))
     try:
-        for file in sorted(files):
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        sums = [sha256_of(file) for file in sorted({whole, *beside})]
     except OSError as error:
         raise ModelError(f"{VARIABLE}={own}: cannot be read ({error.strerror}). {OWN_ADVICE}") from error
-    return digest.hexdigest()
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 @cache

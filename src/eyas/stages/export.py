@@ -18,7 +18,7 @@ from eyas.export.checked import export_checked
 from eyas.export.formats import Choices, require_room
 from eyas.recipe import NOT_RUN_HERE, EvaluateStage, ExportStage, ModelSpec, PrepareStage, expand
 from eyas.records import Example, Mode, SequenceRecord
-from eyas.stats import PairedDifference, paired_difference
+from eyas.stats import PairedDifference, paired_difference, shown_below
 from eyas.storage.artifacts import read_json, sha256_of, write_json
 from eyas.storage.context import StageContext
 from eyas.storage.origins import read_config
@@ -80,12 +80,9 @@ def against_model(
 def require_accuracy(difference: PairedDifference, *, what: str, mode: Mode, max_loss: float) -> None:
     """Pass a file that is not shown to lose more than `max_loss`, a share: 0.02 is 2 points.
 
-    Shown is what the 95 % interval and McNemar's exact p, below 0.05, both say: of a handful of examples the interval
-    alone is too sure.
-
     Raises: ExportError with the numbers.
     """
-    if difference.high < -max_loss and difference.p_value < 0.05:
+    if shown_below(difference, -max_loss):
         raise ExportError(
             f"{what}: {100 * difference.difference:+.1f} points of accuracy in {mode} mode "
             f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}] against the model itself on "

@@ -65,8 +65,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         reasons = {
             errno.ENOSPC: "the disk is full; free some space",
             errno.EDQUOT: "the disk quota is used up; free some space",
-            errno.EROFS: "the file system is read-only; choose another --out",
-            errno.EACCES: "no permission to write there; choose another --out",
+            errno.EROFS: "the file system is read-only; choose another directory",
+            errno.EACCES: "no permission to write there; choose another directory",
         }
         if isinstance(error, StorageError) or error.errno not in reasons:
             raise

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 REWRITTEN = ("config.json", "tokenizer_config.json", "chat_template.jinja")
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
-PROBES = ("the world, 12 345 and 6.78", "你好，世界：12+30=42", "  two spaces\n\n\ta tab ", "naïve café 😀 ﬁ")
-"""Beside its own tokens' neighbours: what the tokenizer that is written must read as SentencePiece does."""
+PROBES = (
+    "the world, 12 345 and 6.78", "你好，世界：12+30=42", "  two spaces\n\n\ta tab ", "naïve café 😀 ﬁ", "\na\t \n",
+)  # fmt: skip
+"""What the tokenizer that is written must read as SentencePiece does."""
 
 
 def link_pangu(source: Path, target: Path, config: dict[str, Any]) -> None:
@@ -37,7 +39,7 @@ def link_pangu(source: Path, target: Path, config: dict[str, Any]) -> None:
             values["chat_template"] = template.read_text(encoding="utf-8")
         (target / tokenizer.name).write_text(json.dumps(_without_code(values)))
         if (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").exists():
-            _write_tokenizer(target)
+            _write_tokenizer(target, source=source)
 
 
 def _as_llama(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,11 +65,11 @@ def _without_code(config: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _write_tokenizer(directory: Path) -> None:
+def _write_tokenizer(directory: Path, *, source: Path) -> None:
     """tokenizer.json in place of tokenizer.model, and a config which has it taken as it is.
 
     transformers' LlamaTokenizer puts a space before the first word alone, whatever the file says; SentencePiece, which
-    openPangu's own class gives every text between two added tokens, does so before each, or before none.
+    openPangu's own class is taken to give every text between two added tokens, puts one before each, or before none.
     """
     import sentencepiece
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
@@ -92,7 +94,7 @@ def _write_tokenizer(directory: Path) -> None:
         expected, found = original.encode(text), encode_text(written, text)
         if found != expected:
             raise ModelError(
-                f"{model}: as tokenizer.json it makes {found} of {text!r}, SentencePiece makes "
+                f"{source / model.name}: as tokenizer.json it makes {found} of {text!r}, SentencePiece makes "
                 f"{expected}. Put a tokenizer.json that does the same beside it."
             )
 
@@ -105,7 +107,7 @@ def _normalizers(spec: Any) -> list[normalizers.Normalizer]:
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend("\u2581"))
     return [*steps, normalizers.Replace(" ", "\u2581")]

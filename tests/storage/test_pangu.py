@@ -32,6 +32,7 @@ PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": Fals
 RULES: dict[str, dict[str, Any]] = {
     "a space before each text": PLAIN | {"add_dummy_prefix": True},
     "none": PLAIN | {"add_dummy_prefix": False},
+    "spaces made one": PLAIN | {"remove_extra_whitespaces": True, "add_dummy_prefix": False},
     "unicode forms and spaces made one": {"normalization_rule_name": "nmt_nfkc", "add_dummy_prefix": True},
 }
 
@@ -71,7 +72,7 @@ def linked(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ids_are_sentencepieces_of_every_text_between_two_tokens(published: Path, linked: Path) -> None:
     model = sentencepiece.SentencePieceProcessor(model_file=str(published / "tokenizer.model"))
     tokenizer = load_tokenizer(linked)
-    for text in (TEXT, " 12  345 \n", "世界 ﬁne"):
+    for text in (TEXT, " 12  345 \n", "\nthe world\n", "世界 ﬁne"):
         pieces = [[1], [3], model.encode(text), [4], [3], model.encode("in it")]
         expected = [token for piece in pieces for token in piece]
         assert encode_text(tokenizer, f"<s>[unused9]{text}[unused10][unused9]in it") == expected
@@ -100,7 +101,7 @@ def test_graphs_of_another_model_get_one_too(published: Path, tmp_path: Path) ->
 def test_gguf_tokenizes_as_the_model_does_or_is_refused(
     linked: Path, published: Path, gguf_converter: Converter, tmp_path: Path
 ) -> None:
-    if "unicode" in published.parent.name:  # llama.cpp keeps spaces and forms as they are
+    if published.parent.name.startswith(("unicode", "spaces")):  # llama.cpp keeps spaces and forms as they are
         with pytest.raises(ExportError, match="on the GGUF's tokenizer makes"):
             export_gguf(linked, out=tmp_path / "m.gguf", converter=gguf_converter)
         return
