@@ -116,18 +116,20 @@ def test_recipe_loads_without_torch() -> None:
 def test_help_is_quick_and_loads_no_torch() -> None:
     code = "import sys; sys.argv = ['eyas', '--help']\nimport eyas.cli\nprint('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
-    # Seconds of this process's children on a core: what other processes take of a busy machine is not its own.
-    times = []
-    for _ in range(3):
-        started = _children_s()
-        subprocess.run([sys.executable, "-m", "eyas", "--help"], capture_output=True, check=True)
-        times.append(_children_s() - started)
-    assert min(times) < 0.5
+    # On a slow or busy machine the help of a command that does nothing takes long as well.
+    nothing = "import typer; app = typer.Typer(); app.command()(lambda: None); app(['--help'])"
+    bare, ours = (
+        min(_seconds(*arguments) for _ in range(3)) for arguments in (("-c", nothing), ("-m", "eyas", "--help"))
+    )
+    assert ours < max(0.5, 1.5 * bare)
 
 
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _seconds(*arguments: str) -> float:
+    """Of a core: what other processes take of a busy machine is not this one's own."""
+    started = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
 
 
 def test_files_stay_small() -> None:
