@@ -15,7 +15,8 @@ llama-bench is not installed by us. It is built out of llama.cpp's source, which
     ninja -C BUILD llama-bench llama-quantize
 
 That build uses every instruction of the machine, xllamacpp's wheels only AVX2, FMA, F16C and BMI2: for the like of
-them, add -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON.
+them, add -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON. With -DBUILD_SHARED_LIBS=ON and
+the target `llama` it makes the library too that EYAS_LLAMA_LIBRARY may name.
 """
 
 from __future__ import annotations

@@ -62,6 +62,22 @@ def test_a_context_too_small_for_the_answers_is_no_loss_of_the_format(root: Path
     assert "in stage 'export'" in error
 
 
+def test_a_context_is_not_too_small_for_answers_that_nobody_asks_for(root: Path) -> None:
+    recipe = root / "edge.yaml"
+    recipe.write_text(RECIPE.replace("context_length: 96", "context_length: 17, examples: 0"))
+    assert eyas("run", recipe, "--out", root / "runs")[0] == 0
+
+
+def test_a_damaged_evaluation_is_made_again_before_an_export_of_it(root: Path) -> None:
+    (evaluated,) = (root / "runs" / "artifacts").glob("evaluat*")
+    shard = next(path for path in evaluated.rglob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    recipe = root / "edge.yaml"
+    recipe.write_text(RECIPE.replace("context_length: 96", "context_length: 95"))
+    assert eyas("run", recipe, "--out", root / "runs")[0] == 0
+    assert damaged_files(open_artifact(evaluated)) == []
+
+
 def test_what_a_format_misses_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "edge.yaml").write_text(RECIPE)
     monkeypatch.setitem(formats.PACKAGES, "onnx-fp32", ("onnx", ("onnx", "onnxruntime_that_nobody_has")))

@@ -253,7 +253,7 @@ def test_a_read_only_workspace_says_so(small_recipe: Path) -> None:
     done = eyas("run", small_recipe, "--out", "/proc/nowhere", check=False)
     assert done.returncode == 1
     assert "StorageError: /proc/nowhere/small: cannot be made" in done.stderr
-    assert "Choose another --out" in done.stderr
+    assert "Choose another directory" in done.stderr
 
 
 def test_a_pair_that_does_not_fit_is_refused_before_any_work(small_recipe: Path, tmp_path: Path) -> None:

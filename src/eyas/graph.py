@@ -103,8 +103,8 @@ def _deciding_config(stage: Stage) -> dict[str, Any]:
     if stage.type in ("sft", "distill"):
         for field in ("rollouts", "difficulty", "pseudo_answers"):
             config["curriculum"].pop(field)
-    if isinstance(stage, ExportStage):  # it only judges; reset, not left out, so that older fingerprints stay
-        config["max_loss"] = ExportStage.model_fields["max_loss"].default
+    if isinstance(stage, ExportStage):  # it judges what is made, and changes nothing of it
+        config.pop("max_loss")
     for field in ("match_tokens", "match_seconds"):
         if config.get(field) is not None:
             config[field] = True

@@ -113,8 +113,10 @@ class Limits:
     """Largest preference of the model for its own token where a greedy token differs; a near tie may."""
 
 
-def require_parity(parity: Parity, *, limits: Limits, what: str = "the file") -> None:
-    """Pass a file that is within all limits; an error calls it `what`.
+def require_parity(
+    parity: Parity, *, limits: Limits, what: str = "the file", advice: str = "Take a finer format."
+) -> None:
+    """Pass a file that is within all limits; an error calls it `what`, and ends with `advice`.
 
     Raises: ExportError with the figures.
     """
@@ -122,9 +124,12 @@ def require_parity(parity: Parity, *, limits: Limits, what: str = "the file") ->
     allowed = (limits.error_nats, limits.kl_nats, limits.gap_nats)
     if all(value <= limit for value, limit in zip(found, allowed, strict=True)):
         return
+    greedy = (
+        f", {parity.greedy_agreed} of {parity.greedy_tokens} greedy tokens agree before the first difference, which "
+        f"the model minds by {found[2]:.4f} nats (allowed {allowed[2]:g})"
+    )
     raise ExportError(
         f"{what} is another model than the one it was made from: log-probs up to {found[0]:.4f} nats off (allowed "
-        f"{allowed[0]:g}), mean KL {found[1]:.2e} nats over {parity.positions} positions (allowed {allowed[1]:g}), "
-        f"{parity.greedy_agreed} of {parity.greedy_tokens} greedy tokens agree before the first difference, which the "
-        f"model minds by {found[2]:.4f} nats (allowed {allowed[2]:g}). Take a finer format."
+        f"{allowed[0]:g}), mean KL {found[1]:.2e} nats over {parity.positions} positions (allowed {allowed[1]:g})"
+        f"{greedy if parity.greedy_tokens else ''}. {advice}"
     )

@@ -89,6 +89,7 @@ def run_recipe(
 @contextmanager
 def _old_objects_left_alone() -> Iterator[None]:
     """Python's collector then looks at none of the libraries' million objects, which takes half a second a stage."""
+    gc.collect()  # what a failed run left behind would lie frozen beside this one
     gc.freeze()
     try:
         yield

@@ -91,15 +91,18 @@ def require_graphs(recipe: Recipe, nodes: Sequence[Node], paths: Mapping[str, Pa
         require_static(config)
         slots = slots_of(config, stage.context_length)
         evaluation = by_name[stage.evaluation]
-        if stage.formats[0] not in NOT_RUN_HERE and isinstance(evaluation.stage, EvaluateStage):
+        asked = stage.examples != 0 and stage.formats[0] not in NOT_RUN_HERE
+        if asked and isinstance(evaluation.stage, EvaluateStage):
             needed = longest_prompt(evaluation) + evaluation.stage.sampling.max_completion_tokens
             require_room(slots, needed=min(int(config.max_position_embeddings), needed), name=node.name)
 
 
 def longest_prompt(evaluation: Node) -> int:
-    """Tokens of the longest prompt that a finished evaluation asked; 1, as long as it has asked none."""
+    """Tokens of the longest prompt that a finished evaluation asked; 1, where it has asked none or is to be redone."""
     made = evaluation.finished()
-    records = read_records(made.path / "predictions", kind=SequenceRecord) if made is not None else ()
+    if made is None or damaged_files(made):
+        return 1
+    records = read_records(made.path / "predictions", kind=SequenceRecord)
     return max((len(record.prompt_ids) for record in records), default=1)
 
 

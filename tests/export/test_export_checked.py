@@ -80,8 +80,11 @@ def test_a_single_broken_graph_fails_the_gate(
         return made
 
     monkeypatch.setattr(checked, "export_as", spoilt)
-    with pytest.raises(ExportError, match=f"^{what} is another model than the one it was made from"):
+    with pytest.raises(ExportError, match=f"^{what} is another model than the one it was made from") as error:
         export()
+    of_a_graph = what != "the file"
+    assert ("No finer format mends that" in str(error.value)) is of_a_graph
+    assert ("greedy tokens agree" in str(error.value)) is not of_a_graph
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sentencepiece
 
+from eyas import builtin
 from eyas.errors import ExportError, ModelError
 from eyas.export.converter import Converter
 from eyas.export.gguf import export_gguf
@@ -51,7 +52,11 @@ def directory_with(path: Path, rules: dict[str, Any]) -> Path:
     )  # fmt: skip
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"model_type": "PanguEmbedded", "eos_token_id": 4}))
-    said = {"tokenizer_class": "PanguTokenizer", "eos_token": "[unused10]", "chat_template": TEMPLATE}
+    added = {"content": "[unused10]", "lstrip": False, "rstrip": False, "single_word": False, "special": True}
+    said = {
+        "tokenizer_class": "PanguTokenizer", "eos_token": "[unused10]", "chat_template": TEMPLATE,
+        "added_tokens_decoder": {"4": added | {"normalized": True}},
+    }  # fmt: skip
     (model / "tokenizer_config.json").write_text(json.dumps(said))
     return model
 
@@ -113,5 +118,25 @@ def test_gguf_tokenizes_as_the_model_does_or_is_refused(
 def test_a_tokenizer_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = directory_with(tmp_path, RULES["none"])
     monkeypatch.setattr(pangu, "_normalizers", lambda _spec: [])
-    with pytest.raises(ModelError, match=r"as tokenizer.json it makes .* SentencePiece makes"):
-        pangu.link_pangu(model, tmp_path / "linked", json.loads((model / "config.json").read_text()))
+    with pytest.raises(ModelError, match=r"tokenizer.json makes .*, tokenizer.model as SentencePiece reads it"):
+        materialise(ModelSpec(from_=str(model)), tmp_path / "linked", seed=0)
+
+
+def test_a_tokenizer_that_lies_there_is_taken_as_it_is(published: Path, linked: Path, tmp_path: Path) -> None:
+    both = Path(shutil.copytree(published, tmp_path / "both"))
+    shutil.copy(linked / "tokenizer.json", both)
+    for name in ("both", "alone"):
+        materialise(ModelSpec(from_=str(both)), tmp_path / f"linked-{name}", seed=0)
+        tokenizer = load_tokenizer(tmp_path / f"linked-{name}" / "model")
+        text = f"[unused9]{TEXT}[unused10][unused9]in it"
+        assert encode_text(tokenizer, text) == encode_text(load_tokenizer(linked), text)
+        assert tokenizer.eos_token == "[unused10]"
+        (both / "tokenizer.model").unlink(missing_ok=True)
+
+
+def test_two_tokenizers_that_differ_are_refused(tmp_path: Path) -> None:
+    model = directory_with(tmp_path, RULES["none"])
+    other = json.loads((Path(builtin.DIRECTORY) / "tokenizer" / "tokenizer.json").read_text())
+    (model / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(ModelError, match="Delete the one that is wrong"):
+        materialise(ModelSpec(from_=str(model)), tmp_path / "linked", seed=0)

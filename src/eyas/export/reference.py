@@ -106,7 +106,14 @@ def require_every_graph(
     for length, count in counts.items():
         tops = runtime.top_logprobs(ids[: count + 1], k=TOP, at_once=length)
         found = likeness(logprobs_TV[:count], tops.ids_TK, tops.logprobs_TK, greedy=(), found=())
-        require_parity(parity_of([found]), limits=allowed, what=f"the graph of {length} token{'s'[: length - 1]}")
+        require_parity(
+            parity_of([found]),
+            limits=allowed,
+            what=f"the graph of {length} token{'s'[: length - 1]}",
+            advice="No finer format mends that: export to GGUF, and report it."
+            if length == 1
+            else f"No finer format mends that: leave {length} out of `prefill_lengths`, and report it.",
+        )
 
 
 @torch.inference_mode()

@@ -183,6 +183,7 @@ class ReportStage(StageSpec):
     """One self-contained page and `summary.json` over everything the run made."""
 
     makes: ClassVar[Kind] = "report"
+    version: ClassVar[int] = 2
     type: Literal["report"]
     title: str | None = None
     """Heading of the page; by default the recipe's name."""

@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from eyas.errors import MissingExtra, ModelError
+from eyas.storage.hashing import sha256_once
 
 PACKAGE = "xllamacpp"
 TESTED = "2026.10.11549"
@@ -122,16 +123,10 @@ def own_identity() -> str | None:
     whole = own.resolve()
     beside = (file.resolve() for file in whole.parent.glob("*ggml*") if LIBRARY.search(file.name))
     try:
-        sums = [_sha256_of(file) for file in sorted({whole, *beside})]
+        sums = [sha256_once(file) for file in sorted({whole, *beside})]
     except OSError as error:
         raise ModelError(f"{VARIABLE}={own}: cannot be read ({error.strerror}). {OWN_ADVICE}") from error
     return hashlib.sha256("".join(sums).encode()).hexdigest()
-
-
-def _sha256_of(file: Path) -> str:
-    """As of `storage.artifacts`, which loads safetensors: a runtime needs no more than its own library."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @cache

@@ -19,8 +19,9 @@ from eyas.export.formats import Choices, require_room
 from eyas.recipe import NOT_RUN_HERE, EvaluateStage, ExportStage, ModelSpec, PrepareStage, expand
 from eyas.records import Example, Mode, SequenceRecord
 from eyas.stats import PairedDifference, paired_difference, shown_below
-from eyas.storage.artifacts import read_json, sha256_of, write_json
+from eyas.storage.artifacts import read_json, write_json
 from eyas.storage.context import StageContext
+from eyas.storage.hashing import sha256_of
 from eyas.storage.origins import read_config
 from eyas.storage.shards import read_records, shard_path, write_shard
 from eyas.storage.tokenization import load_tokenizer, stop_ids

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from eyas.errors import ArtifactError, CorruptArtifact, StorageError
+from eyas.storage.hashing import sha256_of
 
 FORMAT = 1
 """Version of the artifact layout; a reader refuses a newer one."""
@@ -44,12 +44,6 @@ class Artifact:
     """Wall-clock seconds of work, over all attempts, in whole steps and shards."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Relative path -> SHA-256."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from eyas.storage.artifacts import disk_errors, fsync_tree, sha256_of
+from eyas.storage.artifacts import disk_errors, fsync_tree
+from eyas.storage.hashing import sha256_of
 
 CHECKSUMS = "checksums.json"
 KEPT = 2

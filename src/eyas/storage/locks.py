@@ -26,7 +26,7 @@ def locked(directory: Path, *, purpose: str) -> Iterator[None]:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise StorageError(f"{directory}: cannot be made ({error.strerror}). Choose another --out.") from error
+            raise StorageError(f"{directory}: cannot be made ({error.strerror}). Choose another directory.") from error
         lock = FileLock(directory / ".lock")
         try:
             lock.acquire(timeout=0)

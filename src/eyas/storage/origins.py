@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from eyas import builtin
 from eyas.errors import ModelError
 from eyas.recipe import ModelSpec
-from eyas.storage.artifacts import sha256_of
+from eyas.storage.hashing import sha256_once
 from eyas.storage.pangu import link_pangu
 
 SMOLLM2 = "builtin:smollm2-135m"
@@ -96,16 +95,8 @@ def hash_directory(path: Path) -> str:
     digest = hashlib.sha256()
     for item in sorted(path.iterdir()):
         if item.is_file() and item.suffix in IDENTIFYING:
-            state = item.stat()
-            digest.update(f"{item.name}:{_hash_file(item, state.st_size, state.st_mtime_ns)}\n".encode())
+            digest.update(f"{item.name}:{sha256_once(item)}\n".encode())
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=4096)
-def _hash_file(path: Path, size: int, mtime_ns: int) -> str:
-    """SHA-256 of a file, read once a process as long as its size and time stay the same."""
-    del size, mtime_ns
-    return sha256_of(path)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from eyas.errors import CorruptArtifact
 from eyas.records import Example, SequenceRecord
-from eyas.storage.artifacts import atomic_path, fsync_tree, sha256_of
+from eyas.storage.artifacts import atomic_path, fsync_tree
+from eyas.storage.hashing import sha256_of
 
 Record = TypeVar("Record", Example, SequenceRecord)
 

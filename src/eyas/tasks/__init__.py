@@ -27,8 +27,8 @@ from eyas.recipe import (
 )
 from eyas.records import Example
 from eyas.splits import split_of
-from eyas.storage.artifacts import sha256_of
 from eyas.storage.external_sort import SortedExamples
+from eyas.storage.hashing import sha256_of
 from eyas.storage.own_grader import file_of
 from eyas.tasks import arithmetic, files, hub, reasoning_gym, words
 from eyas.tasks.mapping import BadRecords

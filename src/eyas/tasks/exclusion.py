@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyas.errors import DataError
-from eyas.storage.artifacts import sha256_of
+from eyas.storage.hashing import sha256_of
 
 _ID = re.compile(r"[0-9a-f]{16}")
 

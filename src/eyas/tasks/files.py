@@ -9,8 +9,8 @@ from eyas.errors import DataError
 from eyas.recipe import FileSource
 from eyas.records import Example, seed_for
 from eyas.splits import TEST_PERCENT, VALIDATION_PERCENT, split_read
-from eyas.storage.artifacts import sha256_of
 from eyas.storage.external_sort import SortedExamples
+from eyas.storage.hashing import sha256_of
 from eyas.tasks.mapping import BadRecords, examples_of
 from eyas.tasks.readers import count_rows, rows_of
 from eyas.tasks.shards import shards_of
