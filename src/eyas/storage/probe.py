@@ -37,7 +37,7 @@ NOISE_FACTOR = 2.0
 """In half precision the difference may be this many times what half precision changes in a sequence alone: two results
 rounded apart differ by 1.4 times as much as one does from the exact one, and their largest differences vary."""
 REFUSALS = (
-    TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError, NotImplementedError,
+    TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError,
 )  # fmt: skip
 """How models refuse packed rows, or a cache that is not theirs; nobody promised that they take either, so there is no
 common class. A refusal is an answer of the trial, no failure: padding and plain prefill do without."""
